@@ -1,0 +1,381 @@
+//! Connection flags, and the connection they describe.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, Error, Result, anyhow, bail};
+use async_nats::{
+    Client, ConnectError, ConnectErrorKind, ConnectOptions, Event, ServerAddr, ServerError,
+};
+use percent_encoding::percent_decode_str;
+use tokio::sync::SetOnce;
+use tokio::time::timeout;
+
+/// The whole of connecting: looking up names, every address of every server, TLS, the handshake.
+const CONNECT_TIMEOUT: Duration = Duration::from_millis(4_500);
+/// One address of them.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(2);
+/// The last flush and the server's answer to it.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
+/// A connection on which nothing comes back (a pulled cable closes nothing) is given up when the
+/// third ping falls due: after half a minute, where the library's default needs three.
+const PING_INTERVAL: Duration = Duration::from_secs(10);
+/// Between two attempts to reconnect. The library's own pauses grow to 4 s, and a server that is
+/// back would wait for its clients that long.
+const RECONNECT_DELAY: Duration = Duration::from_millis(100);
+
+/// What the server would not let this program do: its words. A program has one connection.
+static DENIED: SetOnce<String> = SetOnce::const_new();
+static CLOSED: SetOnce<()> = SetOnce::const_new();
+
+/// Where the NATS server is, and who we are there: flags and environment variables with the names
+/// of the official command-line client.
+#[derive(clap::Args)]
+#[command(next_help_heading = "Connection")]
+pub struct NatsArgs {
+    /// NATS server, or several servers of one cluster separated by commas
+    #[arg(
+        short,
+        long,
+        env = "NATS_URL",
+        hide_env_values = true,
+        default_value = "nats://localhost:4222",
+        value_name = "URL",
+        value_delimiter = ','
+    )]
+    server: Vec<String>,
+    /// Credentials file (JWT and seed)
+    #[arg(long, env = "NATS_CREDS", hide_env_values = true, value_name = "FILE")]
+    creds: Option<PathBuf>,
+    /// File with the seed of an NKEY
+    #[arg(long, env = "NATS_NKEY", hide_env_values = true, value_name = "FILE")]
+    nkey: Option<PathBuf>,
+    /// User name, or a token where no password is given
+    #[arg(long, env = "NATS_USER", hide_env_values = true)]
+    user: Option<String>,
+    /// Password
+    #[arg(long, env = "NATS_PASSWORD", hide_env_values = true)]
+    password: Option<String>,
+    /// Token
+    #[arg(long, env = "NATS_TOKEN", hide_env_values = true)]
+    token: Option<String>,
+    /// Certificate authority that signed the server's certificate, where the system does not know it
+    #[arg(long, env = "NATS_CA", hide_env_values = true, value_name = "FILE")]
+    tlsca: Option<PathBuf>,
+    /// Client certificate (X.509 v3)
+    #[arg(
+        long,
+        env = "NATS_CERT",
+        hide_env_values = true,
+        value_name = "FILE",
+        requires = "tlskey"
+    )]
+    tlscert: Option<PathBuf>,
+    /// Private key of the client certificate
+    #[arg(
+        long,
+        env = "NATS_KEY",
+        hide_env_values = true,
+        value_name = "FILE",
+        requires = "tlscert"
+    )]
+    tlskey: Option<PathBuf>,
+}
+
+impl NatsArgs {
+    /// Connects under `name`, the program's own: the server's `/connz` lists it.
+    ///
+    /// The connection reconnects by itself for as long as it lives, and says on stderr, once
+    /// each, that it was lost and regained. What the server denies ends the program: see
+    /// [`run`](crate::run).
+    ///
+    /// # Errors
+    ///
+    /// One line that says which server, what went wrong and what to do, without any secret.
+    pub async fn connect(&self, name: &str) -> Result<Client> {
+        self.connect_as(name, |_| true).await
+    }
+
+    /// As [`connect`](Self::connect), for a program that publishes only replies. Their subjects
+    /// are the requesters' choice, so a denied one is a requester's mistake: it is logged, and
+    /// stops nobody.
+    ///
+    /// # Errors
+    ///
+    /// As [`connect`](Self::connect).
+    pub async fn connect_responder(&self, name: &str) -> Result<Client> {
+        self.connect_as(name, |denied| !denied.contains("Violation for Publish"))
+            .await
+    }
+
+    async fn connect_as(&self, name: &str, is_fatal: fn(&str) -> bool) -> Result<Client> {
+        let (servers, login) = self.servers()?;
+        let urls = servers.iter().map(url).collect::<Vec<_>>().join(",");
+        let options = self
+            .options(login)
+            .await?
+            .name(name)
+            .connection_timeout(HANDSHAKE_TIMEOUT)
+            .ping_interval(PING_INTERVAL)
+            .reconnect_delay_callback(|attempt| match attempt {
+                0 | 1 => Duration::ZERO,
+                _ => RECONNECT_DELAY,
+            })
+            .event_callback({
+                let report = Report {
+                    urls: urls.clone(),
+                    is_fatal,
+                    lost: AtomicBool::new(false),
+                };
+                move |event| {
+                    report.event(&event);
+                    std::future::ready(())
+                }
+            });
+        match timeout(CONNECT_TIMEOUT, options.connect(servers)).await {
+            Ok(Ok(client)) => Ok(client),
+            Ok(Err(error)) => Err(anyhow!("cannot connect to {urls}: {}", explain(&error))),
+            Err(_) => bail!("cannot connect to {urls}: {}", silent()),
+        }
+    }
+
+    /// The servers without user and password, and those two. The client library ignores them in
+    /// an address, and prints them with it in its debug log.
+    fn servers(&self) -> Result<(Vec<ServerAddr>, Option<Login>)> {
+        let mut login = None;
+        let mut servers = Vec::new();
+        for text in self
+            .server
+            .iter()
+            .map(|url| url.trim())
+            .filter(|url| !url.is_empty())
+        {
+            let (server, own) = parse(text)?;
+            login = login.or(own);
+            servers.push(server);
+        }
+        if servers.is_empty() {
+            bail!("no server is named: give one with --server nats://HOST:PORT");
+        }
+        Ok((servers, login))
+    }
+
+    async fn options(&self, login: Option<Login>) -> Result<ConnectOptions> {
+        let mut options = ConnectOptions::new();
+        let flags = self.user.clone().map(|user| Login {
+            user,
+            password: self.password.clone(),
+        });
+        if let Some(Login { user, password }) = login.or(flags) {
+            options = match password {
+                Some(password) => options.user_and_password(user, password),
+                None => options.token(user),
+            };
+        }
+        if let Some(token) = &self.token {
+            options = options.token(token.clone());
+        }
+        if let Some(path) = &self.creds {
+            let creds = read("--creds", path)?;
+            // The library's error can hold a part of the file.
+            options = options
+                .credentials(&creds)
+                .map_err(|_| anyhow!("--creds {}: not a NATS credentials file", path.display()))?;
+        }
+        if let Some(path) = &self.nkey {
+            let seed = read("--nkey", path)?;
+            let seed = seed.split_whitespace().find(|word| word.starts_with("SU"));
+            let seed = seed
+                .with_context(|| format!("--nkey {}: holds no user seed (SU…)", path.display()))?;
+            options = options.nkey(seed.to_owned());
+        }
+        if let Some(path) = &self.tlsca {
+            read("--tlsca", path)?;
+            options = options.add_root_certificates(path.clone());
+        }
+        if let (Some(cert), Some(key)) = (&self.tlscert, &self.tlskey) {
+            read("--tlscert", cert)?;
+            read("--tlskey", key)?;
+            options = options.add_client_certificate(cert.clone(), key.clone());
+        }
+        Ok(options)
+    }
+}
+
+/// Sends what is still waiting, then closes the connection and returns when the server has
+/// confirmed that it handled everything sent on it.
+///
+/// Without this the last messages of a program are lost: `publish` hands them to a buffer and
+/// `flush` to the socket, which dies with the process.
+///
+/// # Errors
+///
+/// Where the server does not confirm within 3 s: it may or may not have received the rest.
+pub async fn close(client: &Client) -> Result<()> {
+    let closed = async {
+        // First, because `drain` gives up what does not fit the socket's buffer.
+        client.flush().await?;
+        client.drain().await?;
+        // The server has answered the ping that `drain` sends behind everything else.
+        CLOSED.wait().await;
+        Ok::<_, Error>(())
+    };
+    match timeout(CLOSE_TIMEOUT, closed).await {
+        Ok(result) => result.context("cannot flush the connection"),
+        Err(_) => bail!(
+            "the server did not confirm the last messages within {CLOSE_TIMEOUT:?}: they may be lost"
+        ),
+    }
+}
+
+/// Resolves with the error when the server denies something that the program depends on.
+pub(crate) async fn denied() -> Error {
+    anyhow!(DENIED.wait().await.clone())
+}
+
+/// Tells on stderr what happens to a connection.
+struct Report {
+    urls: String,
+    is_fatal: fn(&str) -> bool,
+    lost: AtomicBool,
+}
+
+impl Report {
+    fn event(&self, event: &Event) {
+        let urls = &self.urls;
+        match event {
+            Event::Disconnected if !self.lost.swap(true, Ordering::Relaxed) => {
+                tracing::warn!("lost the connection to {urls}, reconnecting");
+            }
+            Event::Connected if self.lost.swap(false, Ordering::Relaxed) => {
+                tracing::info!("connected to {urls} again");
+            }
+            Event::Closed => {
+                let _ = CLOSED.set(());
+            }
+            Event::ServerError(ServerError::Other(text))
+                if text.starts_with("Permissions Violation") =>
+            {
+                if (self.is_fatal)(text) {
+                    let _ = DENIED.set(format!(
+                        "{urls} denied it: {text}; connect as a user that may, with --user or --creds"
+                    ));
+                } else {
+                    tracing::warn!("{urls} denied it: {text}");
+                }
+            }
+            Event::ServerError(error) => tracing::warn!("{urls} reports: {error}"),
+            Event::SlowConsumer(_) => {
+                tracing::warn!("messages come faster than they are handled: some were dropped");
+            }
+            // Each failed attempt to reconnect is one of these.
+            other => tracing::debug!("{other}"),
+        }
+    }
+}
+
+/// A user and a password, or a user alone, which then is a token.
+struct Login {
+    user: String,
+    password: Option<String>,
+}
+
+/// Takes an address apart. Errors do not repeat it: it may hold a password.
+fn parse(text: &str) -> Result<(ServerAddr, Option<Login>)> {
+    const EXPECTED: &str = "expected nats://HOST:PORT or tls://HOST:PORT";
+    let malformed = |why: &str| anyhow!("malformed server URL: {why}; {EXPECTED}");
+    let address: ServerAddr = text.parse().map_err(|error: std::io::Error| {
+        malformed(
+            error
+                .to_string()
+                .trim_start_matches("NATS server URL is invalid: "),
+        )
+    })?;
+    if !matches!(address.scheme(), "nats" | "tls") {
+        return Err(malformed("neither nats:// nor tls://"));
+    }
+    if address.host().is_empty() {
+        return Err(malformed("empty host"));
+    }
+    let decode = |text: &str| {
+        let text = percent_decode_str(text).decode_utf8();
+        text.map(String::from)
+            .map_err(|_| malformed("user or password is not UTF-8"))
+    };
+    let login = match address.username() {
+        Some(user) => Some(Login {
+            user: decode(user)?,
+            password: address.password().map(decode).transpose()?,
+        }),
+        None => None,
+    };
+    let mut plain = address.into_inner();
+    plain
+        .set_username("")
+        .and_then(|()| plain.set_password(None))
+        .map_err(|()| malformed("no host"))?;
+    Ok((ServerAddr::from_url(plain)?, login))
+}
+
+/// An address as people write it, with the port that is meant.
+fn url(address: &ServerAddr) -> String {
+    let host = address.host();
+    let host = if host.contains(':') {
+        format!("[{host}]")
+    } else {
+        host.to_owned()
+    };
+    format!("{}://{host}:{}", address.scheme(), address.port())
+}
+
+fn read(flag: &str, path: &Path) -> Result<String> {
+    std::fs::read_to_string(path).with_context(|| format!("cannot read {flag} {}", path.display()))
+}
+
+/// What went wrong, and what to do about it.
+fn explain(error: &ConnectError) -> String {
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        text = cause.to_string();
+        source = cause.source();
+    }
+    let debug = format!("{error:?}");
+    match error.kind() {
+        ConnectErrorKind::AuthorizationViolation => {
+            "it refuses these credentials; check --user and --password, --token, --creds or --nkey"
+                .into()
+        }
+        ConnectErrorKind::Authentication => {
+            "the challenge cannot be signed; check the seed in --nkey or --creds".into()
+        }
+        ConnectErrorKind::TimedOut => silent(),
+        ConnectErrorKind::Dns => format!("unknown host ({text}); check --server"),
+        _ if debug.contains("InvalidContentType") => {
+            "it does not speak TLS; use nats:// in place of tls://".into()
+        }
+        _ if debug.contains("UnknownIssuer") => {
+            "its certificate is signed by an unknown authority; name the file with --tlsca".into()
+        }
+        _ if debug.contains("CertificateRequired") => {
+            "it asks for a client certificate; give one with --tlscert and --tlskey".into()
+        }
+        ConnectErrorKind::Tls => {
+            format!("TLS failed ({text}); check --tlsca, --tlscert and --tlskey")
+        }
+        _ if debug.contains("InvalidCertificate") => {
+            format!("its certificate is not accepted: {text}")
+        }
+        _ if text.contains("expected INFO") => {
+            "what listens there is no NATS server; check --server".into()
+        }
+        _ => format!(
+            "{text}; start a server with `cargo xtask up` or `docker compose up -d`, or name another with --server"
+        ),
+    }
+}
+
+fn silent() -> String {
+    "no answer in time; check --server, the network and the server's health".into()
+}

@@ -1,0 +1,38 @@
+//! What every program of the playground needs before its lesson begins: the connection flags, a
+//! connection with sound settings, a clean end, and errors of one line.
+//!
+//! It wraps no NATS call. What [`NatsArgs::connect`] returns is the client library's own
+//! [`Client`](async_nats::Client), and a program calls it directly.
+//!
+//! ```no_run
+//! use std::process::ExitCode;
+//!
+//! use clap::Parser;
+//!
+//! /// Says when it is connected.
+//! #[derive(Parser)]
+//! struct Args {
+//!     #[command(flatten)]
+//!     nats: common::NatsArgs,
+//! }
+//!
+//! fn main() -> ExitCode {
+//!     common::run(connected(Args::parse()))
+//! }
+//!
+//! async fn connected(args: Args) -> anyhow::Result<()> {
+//!     let client = args.nats.connect("connected").await?;
+//!     // … subscribe, publish, request: the lesson …
+//!     common::shutdown().await;
+//!     common::close(&client).await
+//! }
+//! ```
+
+mod connection;
+pub mod payload;
+mod process;
+mod summary;
+
+pub use connection::{NatsArgs, close};
+pub use process::{run, shutdown};
+pub use summary::summary;

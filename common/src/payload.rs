@@ -1,0 +1,93 @@
+//! What the experiments send: JSON, one type for each kind of message.
+
+use serde::{Deserialize, Serialize};
+
+/// A log entry of `queue-groups`, on the subject `logs.process`.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct LogEntry {
+    /// Counts from 1 in each run of the publisher.
+    pub id: u64,
+    /// How serious it is.
+    pub level: Level,
+    /// What happened.
+    pub message: String,
+}
+
+/// How serious a log entry is; in JSON upper case: `"INFO"`.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(rename_all = "UPPERCASE")]
+#[expect(missing_docs, reason = "the field's own words")]
+pub enum Level {
+    Debug,
+    Info,
+    Warn,
+    Error,
+}
+
+/// A request of `rpc`, to the subject `math.sum`.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
+pub struct SumRequest {
+    /// The first summand.
+    pub x: i64,
+    /// The second one.
+    pub y: i64,
+}
+
+/// The reply to a [`SumRequest`].
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
+pub struct SumReply {
+    /// `x + y`.
+    pub result: i64,
+}
+
+/// An order of `jetstream`, on the subject `orders.created`.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct Order {
+    /// Unique across runs; sent as `Nats-Msg-Id` too, by which the server recognises a repetition.
+    pub order_id: String,
+    /// What is ordered.
+    pub item: String,
+    /// How many of it.
+    pub quantity: u32,
+    /// The price of one, in cents.
+    pub unit_price_cents: u64,
+}
+
+/// A temperature reading of `mqtt-bridge`: MQTT topic `device/temp`, NATS subject `device.temp`.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct Reading {
+    /// Who measured: `[A-Za-z0-9_-]{1,64}`.
+    pub sensor_id: String,
+    /// Counts from 1 in each run of the sensor.
+    pub seq: u64,
+    /// The temperature, in degrees Celsius.
+    pub celsius: f64,
+    /// When it was measured, in milliseconds since 1970-01-01 UTC.
+    pub timestamp_ms: u64,
+}
+
+/// A command of `mqtt-bridge` to one sensor: NATS subject `device.cmd.<sensor id>`, MQTT topic
+/// `device/cmd/<sensor id>`.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
+pub struct DeviceCommand {
+    /// The new pause between two readings, in milliseconds.
+    pub interval_ms: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_json_is_what_clients_in_other_languages_send() -> serde_json::Result<()> {
+        let json = r#"{"id":1,"level":"INFO","message":"started"}"#;
+        let entry = LogEntry {
+            id: 1,
+            level: Level::Info,
+            message: "started".into(),
+        };
+        assert_eq!(serde_json::from_str::<LogEntry>(json)?, entry);
+        assert_eq!(serde_json::to_string(&entry)?, json);
+        Ok(())
+    }
+}

@@ -1,0 +1,142 @@
+//! How a program begins and ends.
+
+use std::io::{self, IsTerminal, Write};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::SetOnce;
+use tracing_subscriber::EnvFilter;
+
+use crate::connection;
+
+/// How long a program may take to finish what it has begun once it was told to stop. Supervisors
+/// send SIGKILL some seconds after SIGTERM (Docker after 10): whoever is not done by then loses
+/// the choice of what to leave undone.
+const GRACE: Duration = Duration::from_secs(4);
+
+static SHUTDOWN: SetOnce<()> = SetOnce::const_new();
+
+/// Runs a program to its end and turns that into an exit code.
+///
+/// - SIGINT and SIGTERM do not end the process: they resolve [`shutdown`], from the first moment
+///   on. A program that has not come to its end 4 s later is left where it is.
+/// - What the server denies ends the program: a publish without permission would otherwise look
+///   like success, a subscription without permission like silence.
+/// - An error becomes one line on stderr and exit code 1. A closed pipe (`… | head -1`) is no
+///   error: it ends the program quietly.
+/// - Diagnostics go to stderr, filtered by `RUST_LOG` (`info` unless it says otherwise).
+pub fn run(program: impl Future<Output = Result<()>>) -> ExitCode {
+    init_logging();
+    let result = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the async runtime")
+        .and_then(|runtime| {
+            let result = runtime.block_on(until_the_end(program));
+            // Not dropped: that would wait for a name look-up that hangs.
+            runtime.shutdown_background();
+            result
+        });
+    match result {
+        Err(error) if !is_broken_pipe(&error) => {
+            // Nobody is left to tell when stderr is closed, too.
+            let _ = writeln!(io::stderr(), "error: {}", one_line(&error));
+            ExitCode::FAILURE
+        }
+        _ => ExitCode::SUCCESS,
+    }
+}
+
+/// Resolves when the program was told to stop, by SIGINT (Ctrl-C) or SIGTERM, and from then on
+/// at once for everybody who asks.
+pub async fn shutdown() {
+    SHUTDOWN.wait().await;
+}
+
+async fn until_the_end(program: impl Future<Output = Result<()>>) -> Result<()> {
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
+    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        let _ = SHUTDOWN.set(());
+    });
+    let grace_is_over = async {
+        shutdown().await;
+        tokio::time::sleep(GRACE).await;
+    };
+    tokio::select! {
+        denied = connection::denied() => Err(denied),
+        result = program => result,
+        () = grace_is_over => {
+            tracing::warn!("not done {GRACE:?} after the signal: what was begun is left where it is");
+            Ok(())
+        }
+    }
+}
+
+fn init_logging() {
+    // The client library logs connection errors which we report ourselves: once is enough.
+    let filter = std::env::var("RUST_LOG")
+        .ok()
+        .filter(|filter| !filter.is_empty());
+    let filter = EnvFilter::new(filter.as_deref().unwrap_or("info,async_nats=off"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none())
+        .with_target(false)
+        .without_time()
+        .init();
+}
+
+/// Printing is the one thing a program does with an [`io::Error`] of its own: errors of the
+/// network come wrapped in the client library's types.
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error
+        .downcast_ref::<io::Error>()
+        .is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+}
+
+/// The error and its causes, each said once: many libraries repeat the cause in their own text.
+fn one_line(error: &anyhow::Error) -> String {
+    let mut line = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if line.is_empty() {
+            line = cause;
+        } else if !line.contains(&cause) {
+            line = format!("{line}: {cause}");
+        }
+    }
+    line.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::anyhow;
+
+    use super::*;
+
+    #[test]
+    fn an_error_is_one_line_that_says_nothing_twice() {
+        let error =
+            anyhow!("refused\nby the server").context("cannot connect: refused\nby the server");
+        assert_eq!(one_line(&error), "cannot connect: refused by the server");
+        let error = anyhow!("no such file").context("cannot read `ca.pem`");
+        assert_eq!(one_line(&error), "cannot read `ca.pem`: no such file");
+    }
+
+    #[test]
+    fn only_a_broken_pipe_of_our_own_is_quiet() {
+        let pipe = || io::Error::from(io::ErrorKind::BrokenPipe);
+        assert!(is_broken_pipe(&pipe().into()));
+        assert!(!is_broken_pipe(
+            &io::Error::from(io::ErrorKind::NotFound).into()
+        ));
+        assert!(!is_broken_pipe(&anyhow!(io::Error::other(pipe()))));
+    }
+}

@@ -1,0 +1,84 @@
+//! A certificate authority and what it signed.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair,
+};
+use tempfile::TempDir;
+
+/// A certificate authority, a certificate for a server on `localhost` and 127.0.0.1, and one for
+/// a client: PEM files in a folder of their own, gone with this value.
+#[derive(Debug)]
+pub struct Certificates {
+    folder: TempDir,
+}
+
+impl Certificates {
+    /// Makes them.
+    ///
+    /// # Errors
+    ///
+    /// Where the files cannot be written.
+    pub fn new() -> Result<Self> {
+        let folder = tempfile::Builder::new()
+            .prefix("nats-certificates-")
+            .tempdir()?;
+        let mut authority = CertificateParams::new([])?;
+        authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let authority = CertifiedIssuer::self_signed(authority, KeyPair::generate()?)?;
+        fs::write(folder.path().join("ca.pem"), authority.pem())?;
+        for (name, purpose) in [
+            ("server", ExtendedKeyUsagePurpose::ServerAuth),
+            ("client", ExtendedKeyUsagePurpose::ClientAuth),
+        ] {
+            let key = KeyPair::generate()?;
+            let mut certificate = CertificateParams::new(["localhost".into(), "127.0.0.1".into()])?;
+            certificate.extended_key_usages = vec![purpose];
+            let certificate = certificate.signed_by(&key, &authority)?;
+            fs::write(folder.path().join(format!("{name}.pem")), certificate.pem())?;
+            fs::write(
+                folder.path().join(format!("{name}.key")),
+                key.serialize_pem(),
+            )?;
+        }
+        Ok(Self { folder })
+    }
+
+    /// The authority's certificate.
+    #[must_use]
+    pub fn authority(&self) -> PathBuf {
+        self.path("ca.pem")
+    }
+
+    /// The client's certificate.
+    #[must_use]
+    pub fn client(&self) -> PathBuf {
+        self.path("client.pem")
+    }
+
+    /// The client's private key.
+    #[must_use]
+    pub fn client_key(&self) -> PathBuf {
+        self.path("client.key")
+    }
+
+    /// The `tls` block of a server's configuration; with `verify` it demands certificates of its
+    /// clients.
+    #[must_use]
+    pub fn server_config(&self, verify: bool) -> String {
+        let quoted = |name: &str| format!("{:?}", self.path(name));
+        format!(
+            "tls {{ cert_file: {}, key_file: {}, ca_file: {}, verify: {verify} }}\n",
+            quoted("server.pem"),
+            quoted("server.key"),
+            quoted("ca.pem"),
+        )
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        Path::new(self.folder.path()).join(name)
+    }
+}

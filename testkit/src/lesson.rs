@@ -1,0 +1,489 @@
+//! The terminal sessions of a README, played for real.
+//!
+//! A `console` block under a heading "Run it" or "Break it" (or a heading below those) is one
+//! terminal. Its lines that begin with `$ ` are commands, the lines after each what the command
+//! prints on stdout, with `[..]` for a part of a line and `...` for any number of lines. The
+//! blocks of one heading are a [`Scene`]: they share a fresh server, in which they are started in
+//! the order given.
+//!
+//! | a line of the block | means |
+//! | --- | --- |
+//! | `$ cargo run -p rpc --bin math-client -- 17 25` | a program of the workspace, with its arguments |
+//! | `$ cargo run -p rpc --bin math-client -- 1 2 2>&1` | the same, with stderr, and with an exit code that is not 0 |
+//! | `$ pkill -KILL -f 'math-server'` | kills the programs of this scene whose command line contains that |
+//! | `^C` | the program runs on; when all other blocks are done, it is stopped, and has to exit with 0 |
+//! | `Killed` | the program runs on until a `pkill -KILL` of another block hits it |
+//!
+//! A block starts when each block before it has come to its end, or, where it runs on, has
+//! printed a line: programs that run on print one when they are ready.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail, ensure};
+use pulldown_cmark::{CodeBlockKind, Event, HeadingLevel, Parser, Tag, TagEnd};
+
+use crate::program::Program;
+use crate::server::Server;
+
+/// What a README teaches, as far as it can be played.
+#[derive(Debug)]
+pub struct Lesson {
+    /// Its first heading.
+    pub title: String,
+    /// Its first paragraph: the question it answers.
+    pub question: String,
+    /// The first paragraph under "What happened".
+    pub seen: String,
+    /// Its scenes, in order.
+    pub scenes: Vec<Scene>,
+    path: PathBuf,
+    text: String,
+}
+
+/// Terminals that share a server.
+#[derive(Debug)]
+pub struct Scene {
+    /// The heading above them: "Run it", or one below it, say.
+    pub heading: String,
+    /// The main heading above that: "Run it" or "Break it".
+    pub section: String,
+    /// The terminals, in the order in which they are opened.
+    pub terminals: Vec<Terminal>,
+}
+
+/// One `console` block.
+#[derive(Debug)]
+pub struct Terminal {
+    /// What happens in it, in order.
+    pub steps: Vec<Step>,
+    /// Where its text lies in the README.
+    range: std::ops::Range<usize>,
+}
+
+/// A command and what it prints.
+#[derive(Debug)]
+pub struct Step {
+    /// As typed, without the prompt.
+    pub command: String,
+    /// As printed, wildcards included.
+    pub expected: String,
+    /// How it ends.
+    end: End,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum End {
+    ByItself,
+    Interrupted,
+    Killed,
+}
+
+impl End {
+    fn marker(self) -> &'static str {
+        match self {
+            Self::ByItself => "",
+            Self::Interrupted => "^C\n",
+            Self::Killed => "Killed\n",
+        }
+    }
+}
+
+/// What a step runs.
+#[derive(Debug, PartialEq)]
+enum Action {
+    Run {
+        program: String,
+        args: Vec<String>,
+        with_stderr: bool,
+    },
+    Kill {
+        pattern: String,
+    },
+}
+
+impl Lesson {
+    /// Reads a README.
+    ///
+    /// # Errors
+    ///
+    /// Where it cannot be read, or a block says what nobody can play.
+    pub fn read(path: impl Into<PathBuf>) -> Result<Self> {
+        let path = path.into();
+        let text =
+            fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        Self::parse(path, text)
+    }
+
+    fn parse(path: PathBuf, text: String) -> Result<Self> {
+        let (mut title, mut question, mut seen) = (String::new(), String::new(), String::new());
+        let mut scenes: Vec<Scene> = Vec::new();
+        // The headings above the present place, and the text of what is being read.
+        let mut headings = [String::new(), String::new()];
+        let mut words = String::new();
+        let mut block = None;
+        for (event, range) in Parser::new(&text).into_offset_iter() {
+            match event {
+                Event::Start(Tag::Heading { .. } | Tag::Paragraph) => words.clear(),
+                Event::Text(text) | Event::Code(text) if block.is_none() => words.push_str(&text),
+                Event::SoftBreak => words.push(' '),
+                Event::Text(_) => {
+                    block = block.map(|found: Option<std::ops::Range<usize>>| {
+                        Some(found.map_or(range.start, |found| found.start)..range.end)
+                    });
+                }
+                Event::End(TagEnd::Heading(HeadingLevel::H1)) => title.clone_from(&words),
+                Event::End(TagEnd::Heading(HeadingLevel::H2)) => {
+                    headings = [words.clone(), String::new()]
+                }
+                Event::End(TagEnd::Heading(_)) => headings[1].clone_from(&words),
+                Event::End(TagEnd::Paragraph) if question.is_empty() => question.clone_from(&words),
+                Event::End(TagEnd::Paragraph)
+                    if seen.is_empty() && headings[0] == "What happened" =>
+                {
+                    seen.clone_from(&words);
+                }
+                Event::Start(Tag::CodeBlock(CodeBlockKind::Fenced(language)))
+                    if &*language == "console" =>
+                {
+                    block = Some(None);
+                }
+                Event::End(TagEnd::CodeBlock) => {
+                    let Some(Some(range)) = block.take() else {
+                        continue;
+                    };
+                    if !matches!(&*headings[0], "Run it" | "Break it") {
+                        continue;
+                    }
+                    let terminal = Terminal::parse(&text, range)
+                        .with_context(|| format!("{}, under {headings:?}", path.display()))?;
+                    let heading = headings.iter().rfind(|heading| !heading.is_empty());
+                    let heading = heading.cloned().unwrap_or_default();
+                    match scenes.last_mut() {
+                        Some(scene) if scene.heading == heading => scene.terminals.push(terminal),
+                        _ => scenes.push(Scene {
+                            heading,
+                            section: headings[0].clone(),
+                            terminals: vec![terminal],
+                        }),
+                    }
+                }
+                _ => {}
+            }
+        }
+        ensure!(
+            !scenes.is_empty(),
+            "{} has no `console` block under \"Run it\"",
+            path.display()
+        );
+        Ok(Self {
+            title,
+            question,
+            seen,
+            scenes,
+            path,
+            text,
+        })
+    }
+
+    /// Plays every scene against a fresh server, and compares what is printed with what the
+    /// README shows. The programs are those which cargo built beside the test that calls this.
+    ///
+    /// With `BLESS=1` in the environment the README is rewritten instead, where it differs.
+    ///
+    /// # Errors
+    ///
+    /// Where a program prints something else, does not end, or ends badly.
+    pub fn check(&self) -> Result<()> {
+        let bless = std::env::var_os("BLESS").is_some_and(|bless| bless == "1");
+        let mut text = self.text.clone();
+        let mut differences = String::new();
+        // From the end, so that ranges before a change stay true.
+        for scene in self.scenes.iter().rev() {
+            let server = Server::start()?;
+            let printed = scene.play(
+                |program| server.command(beside_this_test(program)),
+                |_, _| {},
+            )?;
+            for (terminal, printed) in scene.terminals.iter().zip(printed).rev() {
+                let actual = terminal.with(&printed);
+                let shown = &self.text[terminal.range.clone()];
+                if !terminal.matches(&printed) {
+                    differences += &format!(
+                        "\n--- {}: shown\n{shown}\n+++ printed\n{actual}",
+                        scene.heading
+                    );
+                    text.replace_range(terminal.range.clone(), &actual);
+                }
+            }
+        }
+        if bless && !differences.is_empty() {
+            fs::write(&self.path, text)?;
+        } else if !differences.is_empty() {
+            bail!(
+                "{} shows what is not so (BLESS=1 rewrites it){differences}",
+                self.path.display()
+            );
+        }
+        Ok(())
+    }
+}
+
+impl Scene {
+    /// Plays it, and returns what each step of each terminal printed. `command` makes the command
+    /// that starts a program of the workspace, `on_line` gets every line as it comes, with
+    /// the number of its terminal.
+    ///
+    /// # Errors
+    ///
+    /// Where a program does not print what is expected of it in time, or ends badly.
+    pub fn play(
+        &self,
+        command: impl Fn(&str) -> Command,
+        on_line: impl Fn(usize, &str) + Clone + Send + 'static,
+    ) -> Result<Vec<Vec<String>>> {
+        let mut stage = Stage {
+            running: Vec::new(),
+        };
+        let mut printed: Vec<Vec<String>> = Vec::new();
+        for (number, terminal) in self.terminals.iter().enumerate() {
+            printed.push(Vec::new());
+            for step in &terminal.steps {
+                match Action::parse(&step.command)? {
+                    Action::Kill { pattern } => {
+                        stage.kill(&pattern)?;
+                        printed[number].push(String::new());
+                    }
+                    Action::Run {
+                        program,
+                        args,
+                        with_stderr,
+                    } => {
+                        let mut command = command(&program);
+                        command.args(&args);
+                        let on_line = on_line.clone();
+                        let process = Program::spawn_watched(&mut command, move |line| {
+                            on_line(number, line)
+                        })?;
+                        let mut running = Running {
+                            line: format!("{program} {}", args.join(" ")),
+                            process,
+                            number,
+                            step: printed[number].len(),
+                            killed: false,
+                        };
+                        printed[number].push(String::new());
+                        if step.end == End::ByItself {
+                            printed[number][running.step] = running.finish(with_stderr)?;
+                        } else {
+                            running.process.expect("")?;
+                            stage.running.push(running);
+                        }
+                    }
+                }
+            }
+        }
+        for mut running in stage.running {
+            let step = &self.terminals[running.number].steps[running.step];
+            printed[running.number][running.step] = match step.end {
+                End::Killed => {
+                    ensure!(running.killed, "nobody killed `{}`", running.line);
+                    running.process.stdout()
+                }
+                _ => {
+                    // Not before it has shown what is to be seen; what is missing is the
+                    // comparison's to say.
+                    running.process.wait_for(|lines| step.shows(lines));
+                    let ended = running.process.stop()?;
+                    ensure!(
+                        ended.success(),
+                        "`{}` ended with {}",
+                        running.line,
+                        ended.status
+                    );
+                    ended.stdout
+                }
+            }
+            .iter()
+            .map(|line| format!("{line}\n"))
+            .collect();
+        }
+        Ok(printed)
+    }
+}
+
+/// The programs that run on.
+struct Stage {
+    running: Vec<Running>,
+}
+
+struct Running {
+    line: String,
+    process: Program,
+    number: usize,
+    step: usize,
+    killed: bool,
+}
+
+impl Stage {
+    fn kill(&mut self, pattern: &str) -> Result<()> {
+        let mut hit = false;
+        for running in self
+            .running
+            .iter_mut()
+            .filter(|running| running.line.contains(pattern))
+        {
+            running.process.kill()?;
+            running.killed = true;
+            hit = true;
+        }
+        ensure!(hit, "no program of this scene matches {pattern:?}");
+        Ok(())
+    }
+}
+
+impl Running {
+    /// Waits for an end by itself, and returns what was printed.
+    fn finish(&mut self, with_stderr: bool) -> Result<String> {
+        let ended = self.process.wait()?;
+        ensure!(
+            ended.success() || with_stderr,
+            "`{}` ended with {}: {}",
+            self.line,
+            ended.status,
+            ended.stderr.join("\n")
+        );
+        let stderr = if with_stderr {
+            ended.stderr
+        } else {
+            Vec::new()
+        };
+        Ok(ended
+            .stdout
+            .iter()
+            .chain(&stderr)
+            .map(|line| format!("{line}\n"))
+            .collect())
+    }
+}
+
+impl Terminal {
+    fn parse(text: &str, range: std::ops::Range<usize>) -> Result<Self> {
+        let mut steps: Vec<Step> = Vec::new();
+        for line in text[range.clone()].lines() {
+            match (line.strip_prefix("$ "), steps.last_mut()) {
+                (Some(command), _) => {
+                    Action::parse(command)?;
+                    steps.push(Step {
+                        command: command.to_owned(),
+                        expected: String::new(),
+                        end: End::ByItself,
+                    });
+                }
+                (None, None) => bail!("a console block begins with `$ COMMAND`, not with {line:?}"),
+                (None, Some(step)) => match line {
+                    "^C" => step.end = End::Interrupted,
+                    "Killed" => step.end = End::Killed,
+                    _ => {
+                        step.expected.push_str(line);
+                        step.expected.push('\n');
+                    }
+                },
+            }
+        }
+        let last = steps.len().saturating_sub(1);
+        ensure!(
+            steps[..last].iter().all(|step| step.end == End::ByItself),
+            "only the last program of a terminal can run on"
+        );
+        Ok(Self { steps, range })
+    }
+
+    fn matches(&self, printed: &[String]) -> bool {
+        self.steps
+            .iter()
+            .zip(printed)
+            .all(|(step, printed)| is_match(&step.expected, printed))
+    }
+
+    /// The block as it reads with what was printed; what matches stays as it is.
+    fn with(&self, printed: &[String]) -> String {
+        let step = |(step, printed): (&Step, &String)| {
+            let shown = if is_match(&step.expected, printed) {
+                &step.expected
+            } else {
+                printed
+            };
+            format!("$ {}\n{shown}{}", step.command, step.end.marker())
+        };
+        self.steps.iter().zip(printed).map(step).collect()
+    }
+}
+
+impl Step {
+    fn shows(&self, lines: &[String]) -> bool {
+        let printed: String = lines.iter().map(|line| format!("{line}\n")).collect();
+        is_match(&self.expected, &printed)
+    }
+}
+
+/// Compares in the notation of the library `snapbox`.
+fn is_match(expected: &str, printed: &str) -> bool {
+    use snapbox::{Assert, IntoData};
+    Assert::new()
+        .try_eq(
+            None,
+            printed.to_owned().into_data(),
+            expected.to_owned().into_data(),
+        )
+        .is_ok()
+}
+
+impl Action {
+    fn parse(command: &str) -> Result<Self> {
+        let words = shell_words::split(command)?;
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        match &words[..] {
+            ["pkill", "-KILL", "-f", pattern] => Ok(Self::Kill {
+                pattern: (*pattern).to_owned(),
+            }),
+            ["cargo", "run", rest @ ..] => {
+                let (rest, with_stderr) = match rest {
+                    [rest @ .., "2>&1"] => (rest, true),
+                    rest => (rest, false),
+                };
+                let split = rest
+                    .iter()
+                    .position(|word| *word == "--")
+                    .unwrap_or(rest.len());
+                let (flags, args) = rest.split_at(split);
+                let program = match flags {
+                    ["-q", "-p", _, "--bin", bin] | ["-p", _, "--bin", bin] => bin,
+                    ["-q", "-p", package] | ["-p", package] => package,
+                    _ => bail!(
+                        "`{command}`: expected cargo run -p PACKAGE [--bin PROGRAM] [-- ARGUMENTS]"
+                    ),
+                };
+                let args = args.iter().skip(1).map(|arg| (*arg).to_owned()).collect();
+                Ok(Self::Run {
+                    program: (*program).to_owned(),
+                    args,
+                    with_stderr,
+                })
+            }
+            _ => bail!("`{command}`: neither `cargo run` nor `pkill -KILL -f`"),
+        }
+    }
+}
+
+/// Where a program of the workspace lies, as seen from a test of it: beside the folder of the
+/// test's own binary.
+fn beside_this_test(program: &str) -> PathBuf {
+    let own = std::env::current_exe().unwrap_or_default();
+    let folder = own
+        .parent()
+        .and_then(Path::parent)
+        .unwrap_or(Path::new("."));
+    folder.join(program)
+}

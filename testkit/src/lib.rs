@@ -1,0 +1,41 @@
+//! A real nats-server, and real programs run against it, for tests and demonstrations.
+//!
+//! - [`Server`] and [`Cluster`]: private servers on free ports, killed and restarted at will;
+//! - [`Program`]: a running program, its lines as they come, signals, its end;
+//! - [`Link`]: a network in between that can be slow or cut;
+//! - [`Lesson`]: the terminal sessions of a README, played for real;
+//! - [`Certificates`]: an authority and what it signed, for TLS;
+//! - [`nats_server`]: where the server's binary comes from.
+//!
+//! Everything blocks, with a deadline: a test waits for what it is about, and says what it had
+//! seen until then when it waited in vain.
+//!
+//! ```no_run
+//! # fn main() -> anyhow::Result<()> {
+//! let mut server = testkit::Server::start()?;
+//! let mut hello = testkit::Program::spawn(&mut server.command("target/debug/hello"))?;
+//! hello.expect("Hello World!")?;
+//! assert!(hello.wait()?.success());
+//!
+//! server.kill()?;
+//! server.restart()?; // the same ports, the same data
+//! # Ok(())
+//! # }
+//! ```
+
+mod certificates;
+mod guard;
+mod lesson;
+mod link;
+mod port;
+mod program;
+mod provision;
+mod server;
+
+pub use certificates::Certificates;
+pub use lesson::{Lesson, Scene, Step, Terminal};
+pub use link::Link;
+pub use port::Port;
+pub use program::{Ended, Program, Signal};
+pub use provision::{OLDEST, VERSION, nats_server};
+pub use server::{Cluster, Options, Server};

@@ -1,0 +1,402 @@
+//! A running program and what it says.
+
+use std::ffi::OsStr;
+use std::io::{BufRead, BufReader, Read};
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+pub use rustix::process::Signal;
+use rustix::process::{Pid, kill_process};
+
+use crate::guard::Guard;
+
+/// How long anything may take that is not expected to take long: a machine under load is slow.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A program that runs. It is killed when this value, or this process, is gone.
+#[derive(Debug)]
+pub struct Program {
+    name: String,
+    child: Child,
+    _guard: Guard,
+    output: Arc<Output>,
+    /// How many lines of stdout and of stderr [`Program::expect`] has been through.
+    passed: [usize; 2],
+    patience: Duration,
+    ended: Option<ExitStatus>,
+    quiet: bool,
+}
+
+/// How a program ended, and all it said.
+#[derive(Debug)]
+pub struct Ended {
+    /// Exit code or signal.
+    pub status: ExitStatus,
+    /// What it printed, line by line.
+    pub stdout: Vec<String>,
+    /// What it reported, line by line.
+    pub stderr: Vec<String>,
+}
+
+impl Ended {
+    /// Whether it ended with exit code 0.
+    #[must_use]
+    pub fn success(&self) -> bool {
+        self.status.success()
+    }
+
+    /// Its exit code; none where a signal ended it.
+    #[must_use]
+    pub fn code(&self) -> Option<i32> {
+        self.status.code()
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Stream {
+    Stdout = 0,
+    Stderr = 1,
+}
+
+/// Called with each line of stdout as it comes.
+type OnLine = Box<dyn Fn(&str) + Send>;
+
+impl Program {
+    /// Starts it.
+    ///
+    /// # Errors
+    ///
+    /// Where it cannot be started: no such file, not executable.
+    pub fn spawn(command: &mut Command) -> Result<Self> {
+        Self::spawn_guarded(command, None, None)
+    }
+
+    /// Starts it, and calls `on_line` with each line of its stdout, on another thread.
+    ///
+    /// # Errors
+    ///
+    /// As [`Program::spawn`].
+    pub fn spawn_watched(
+        command: &mut Command,
+        on_line: impl Fn(&str) + Send + 'static,
+    ) -> Result<Self> {
+        Self::spawn_guarded(command, None, Some(Box::new(on_line)))
+    }
+
+    /// Starts it; `folder` goes with this process, should it be killed.
+    pub(crate) fn spawn_guarded(
+        command: &mut Command,
+        folder: Option<&Path>,
+        on_line: Option<OnLine>,
+    ) -> Result<Self> {
+        let program = command.get_program().to_owned();
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .with_context(|| format!("cannot start {}", Path::new(&program).display()))?;
+        let guard = Guard::new(child.id(), folder).inspect_err(|_| {
+            let _ = child.kill();
+            let _ = child.wait();
+        })?;
+        let output = Arc::new(Output::default());
+        if let (Some(stdout), Some(stderr)) = (child.stdout.take(), child.stderr.take()) {
+            output.follow(Stream::Stdout, stdout, on_line);
+            output.follow(Stream::Stderr, stderr, None);
+        }
+        Ok(Self {
+            name: name_of(&program),
+            child,
+            _guard: guard,
+            output,
+            passed: [0, 0],
+            patience: PATIENCE,
+            ended: None,
+            quiet: false,
+        })
+    }
+
+    /// How long to wait in [`expect`](Self::expect) and [`wait`](Self::wait): 20 s unless told
+    /// otherwise.
+    #[must_use]
+    pub fn patience(mut self, patience: Duration) -> Self {
+        self.patience = patience;
+        self
+    }
+
+    /// Does not show its output when dropped.
+    pub(crate) fn quiet(mut self) -> Self {
+        self.quiet = true;
+        self
+    }
+
+    /// Waits for a line of stdout that contains `text`, later than the one found by the call
+    /// before, and returns it.
+    ///
+    /// # Errors
+    ///
+    /// Where none has come in time, or the program ended without it; with all it said.
+    pub fn expect(&mut self, text: &str) -> Result<String> {
+        self.expect_on(Stream::Stdout, text)
+    }
+
+    /// As [`Program::expect`], on stderr.
+    ///
+    /// # Errors
+    ///
+    /// As [`Program::expect`].
+    pub fn expect_stderr(&mut self, text: &str) -> Result<String> {
+        self.expect_on(Stream::Stderr, text)
+    }
+
+    fn expect_on(&mut self, stream: Stream, text: &str) -> Result<String> {
+        let passed = self.passed[stream as usize];
+        let found = self.output.wait(self.patience, |lines| {
+            let new = lines.of(stream).iter().enumerate().skip(passed);
+            new.into_iter()
+                .find(|(_, line)| line.contains(text))
+                .map(|(at, line)| (at, line.clone()))
+        });
+        match found {
+            Some((at, line)) => {
+                self.passed[stream as usize] = at + 1;
+                Ok(line)
+            }
+            None => bail!(
+                "{}: no line with {text:?} came; it said:\n{}",
+                self.name,
+                self.said()
+            ),
+        }
+    }
+
+    /// Waits until what it printed so far satisfies `is_enough`, or it has ended, or time is up;
+    /// says whether it was satisfied.
+    pub fn wait_for(&self, is_enough: impl Fn(&[String]) -> bool) -> bool {
+        let enough = |lines: &Lines| is_enough(lines.of(Stream::Stdout)).then_some(());
+        self.output.wait(self.patience, enough).is_some()
+    }
+
+    /// What it printed so far.
+    #[must_use]
+    pub fn stdout(&self) -> Vec<String> {
+        self.output.lock().of(Stream::Stdout).to_vec()
+    }
+
+    /// What it reported so far.
+    #[must_use]
+    pub fn stderr(&self) -> Vec<String> {
+        self.output.lock().of(Stream::Stderr).to_vec()
+    }
+
+    /// Sends a signal.
+    ///
+    /// # Errors
+    ///
+    /// Where the program has ended already.
+    pub fn signal(&mut self, signal: Signal) -> Result<()> {
+        // A process that ended keeps its number until it is waited for, so this hits no other.
+        if let Some(status) = self.child.try_wait()? {
+            bail!(
+                "{} has ended already ({status}); it said:\n{}",
+                self.name,
+                self.said()
+            );
+        }
+        Ok(kill_process(self.pid()?, signal)?)
+    }
+
+    /// Kills it at once, as `kill -9` does.
+    ///
+    /// # Errors
+    ///
+    /// Where the program has ended already.
+    pub fn kill(&mut self) -> Result<()> {
+        self.signal(Signal::KILL)?;
+        self.child.wait()?;
+        Ok(())
+    }
+
+    /// Asks it to end, as a supervisor does (SIGTERM), and waits for its end.
+    ///
+    /// # Errors
+    ///
+    /// Where it has ended already, or does not end.
+    pub fn stop(&mut self) -> Result<Ended> {
+        self.signal(Signal::TERM)?;
+        self.wait()
+    }
+
+    /// Waits for its end.
+    ///
+    /// # Errors
+    ///
+    /// Where it has not ended in time; with all it said.
+    pub fn wait(&mut self) -> Result<Ended> {
+        // Its pipes are closed by its end: no need to ask for it again and again.
+        let deadline = Instant::now() + self.patience;
+        self.output
+            .wait(self.patience, |lines| (lines.open == 0).then_some(()));
+        let status = loop {
+            match self.child.try_wait()? {
+                Some(status) => break status,
+                None if Instant::now() > deadline => {
+                    bail!("{} did not end; it said:\n{}", self.name, self.said())
+                }
+                None => thread::yield_now(),
+            }
+        };
+        self.ended = Some(status);
+        Ok(Ended {
+            status,
+            stdout: self.stdout(),
+            stderr: self.stderr(),
+        })
+    }
+
+    /// Whether it still runs.
+    ///
+    /// # Errors
+    ///
+    /// Where the system does not say.
+    pub fn is_running(&mut self) -> Result<bool> {
+        Ok(self.child.try_wait()?.is_none())
+    }
+
+    /// The most memory it has held so far, in bytes.
+    ///
+    /// # Errors
+    ///
+    /// Where the system does not say, for instance because the program has ended.
+    pub fn peak_memory(&self) -> Result<u64> {
+        let path = format!("/proc/{}/status", self.child.id());
+        let status =
+            std::fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kilobytes = peak.and_then(|peak| peak.split_whitespace().next());
+        let kilobytes: u64 = kilobytes
+            .with_context(|| format!("no VmHWM in {path}"))?
+            .parse()?;
+        Ok(kilobytes * 1024)
+    }
+
+    /// The process id.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    fn pid(&self) -> Result<Pid> {
+        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
+        pid.with_context(|| format!("{} has no process id", self.name))
+    }
+
+    fn said(&self) -> String {
+        let lines = self.output.lock();
+        let tail = |stream: Stream| {
+            let lines = lines.of(stream);
+            let cut = lines.len().saturating_sub(40);
+            let more = if cut > 0 {
+                format!("  … {cut} lines …\n")
+            } else {
+                String::new()
+            };
+            more + &lines[cut..]
+                .iter()
+                .map(|line| format!("  {line}\n"))
+                .collect::<String>()
+        };
+        format!(
+            " stdout:\n{} stderr:\n{}",
+            tail(Stream::Stdout),
+            tail(Stream::Stderr)
+        )
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        // The test harness shows this only where the test failed.
+        if !self.quiet {
+            eprintln!("--- {} ---\n{}", self.name, self.said());
+        }
+    }
+}
+
+/// What a program has said, shared with the threads that read it.
+#[derive(Debug, Default)]
+struct Output {
+    lines: Mutex<Lines>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Lines {
+    lines: [Vec<String>; 2],
+    /// How many of its streams are open.
+    open: usize,
+}
+
+impl Lines {
+    fn of(&self, stream: Stream) -> &[String] {
+        &self.lines[stream as usize]
+    }
+}
+
+impl Output {
+    fn lock(&self) -> MutexGuard<'_, Lines> {
+        // A thread that panicked cannot have left a line half added.
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn follow(
+        self: &Arc<Self>,
+        stream: Stream,
+        from: impl Read + Send + 'static,
+        on_line: Option<OnLine>,
+    ) {
+        self.lock().open += 1;
+        let output = Arc::clone(self);
+        thread::spawn(move || {
+            for line in BufReader::new(from).split(b'\n').map_while(Result::ok) {
+                let line = String::from_utf8_lossy(&line)
+                    .trim_end_matches('\r')
+                    .to_owned();
+                if let Some(on_line) = &on_line {
+                    on_line(&line);
+                }
+                output.lock().lines[stream as usize].push(line);
+                output.changed.notify_all();
+            }
+            output.lock().open -= 1;
+            output.changed.notify_all();
+        });
+    }
+
+    /// Waits until `find` finds something, both streams have ended, or time is up.
+    fn wait<T>(&self, patience: Duration, find: impl Fn(&Lines) -> Option<T>) -> Option<T> {
+        let deadline = Instant::now() + patience;
+        let mut lines = self.lock();
+        loop {
+            let found = find(&lines);
+            let left = deadline.saturating_duration_since(Instant::now());
+            if found.is_some() || lines.open == 0 || left.is_zero() {
+                return found;
+            }
+            let waited = self.changed.wait_timeout(lines, left);
+            lines = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+}
+
+fn name_of(program: &OsStr) -> String {
+    let name = Path::new(program).file_name().unwrap_or(program);
+    name.to_string_lossy().into_owned()
+}
