@@ -113,8 +113,7 @@ impl NatsArgs {
         let (servers, login) = self.servers()?;
         let urls = servers.iter().map(url).collect::<Vec<_>>().join(",");
         let options = self
-            .options(login)
-            .await?
+            .options(login)?
             .name(name)
             .connection_timeout(HANDSHAKE_TIMEOUT)
             .ping_interval(PING_INTERVAL)
@@ -161,7 +160,7 @@ impl NatsArgs {
         Ok((servers, login))
     }
 
-    async fn options(&self, login: Option<Login>) -> Result<ConnectOptions> {
+    fn options(&self, login: Option<Login>) -> Result<ConnectOptions> {
         let mut options = ConnectOptions::new();
         let flags = self.user.clone().map(|user| Login {
             user,

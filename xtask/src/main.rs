@@ -1,1 +1,62 @@
-fn main() {}
+//! `cargo xtask …`: everything a contributor or newcomer runs that is not an experiment.
+
+mod check;
+mod demo;
+mod up;
+mod workspace;
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Runs, checks and extends NATS Playground.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Args {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Plays experiments as their READMEs show them, against a private server
+    Demo {
+        /// Which ones; all of them unless named
+        experiments: Vec<String>,
+        /// Uses a running server in place of a private one
+        #[arg(long, value_name = "URL")]
+        server: Option<String>,
+        /// Waits for Enter between two experiments
+        #[arg(long)]
+        step: bool,
+    },
+    /// Runs a server in the foreground: NATS on port 4222, MQTT on 1883, monitoring on 8222
+    Up {
+        /// Where it keeps its data; under target/ unless named
+        #[arg(long, value_name = "FOLDER")]
+        data: Option<PathBuf>,
+    },
+    /// Checks format, lints, documentation and dependencies: run it before a commit
+    Check,
+}
+
+fn main() -> ExitCode {
+    let result = match Args::parse().task {
+        Task::Demo {
+            experiments,
+            server,
+            step,
+        } => demo::run(&experiments, server.as_deref(), step),
+        Task::Up { data } => up::run(data),
+        Task::Check => check::run(),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! `cargo xtask demo`: the lessons, played.
+
+use std::collections::HashMap;
+use std::io::{IsTerminal, stdin};
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Instant;
+
+use anstream::{eprintln, println};
+use anstyle::{AnsiColor, Style};
+use anyhow::{Context, Result, bail, ensure};
+use testkit::{Action, Lesson, Scene, Server};
+
+use crate::workspace::{build, experiments, root};
+
+const COLORS: [AnsiColor; 6] = [
+    AnsiColor::Cyan,
+    AnsiColor::Yellow,
+    AnsiColor::Magenta,
+    AnsiColor::Green,
+    AnsiColor::Blue,
+    AnsiColor::Red,
+];
+const BOLD: Style = Style::new().bold();
+const DIM: Style = Style::new().dimmed();
+const WIDTH: usize = 80;
+
+/// Plays the named experiments, or all, in the README's order; fails where one failed.
+pub fn run(named: &[String], server: Option<&str>, step: bool) -> Result<()> {
+    let all = experiments()?;
+    if let Some(unknown) = named.iter().find(|name| !all.contains(name)) {
+        bail!(
+            "there is no experiment {unknown:?}; there are: {}",
+            all.join(", ")
+        );
+    }
+    let chosen: Vec<String> = all
+        .into_iter()
+        .filter(|name| named.is_empty() || named.contains(name))
+        .collect();
+    // Both may take a while, and say so on stderr: not in the middle of a lesson.
+    let programs = build(&chosen)?;
+    if server.is_none() {
+        testkit::nats_server()?;
+    }
+    let mut results = Vec::new();
+    for (number, name) in chosen.iter().enumerate() {
+        if step && number > 0 {
+            wait_for_enter()?;
+        }
+        let begun = Instant::now();
+        let played = play(name, &programs, server);
+        if let Err(error) = &played {
+            eprintln!("{BOLD}{name} failed{BOLD:#}: {error:#}");
+        }
+        results.push((name, begun.elapsed(), played.is_ok()));
+    }
+    println!("\n{BOLD}{}{BOLD:#}", rule("summary"));
+    for (name, time, is_ok) in &results {
+        let verdict = if *is_ok { "ok" } else { "failed" };
+        println!("{name:<14} {verdict:<6} {:>5.1} s", time.as_secs_f64());
+    }
+    let failed = results.iter().filter(|(_, _, is_ok)| !is_ok).count();
+    ensure!(
+        failed == 0,
+        "{failed} of {} experiments failed",
+        results.len()
+    );
+    Ok(())
+}
+
+fn play(name: &str, programs: &HashMap<String, PathBuf>, server: Option<&str>) -> Result<()> {
+    let lesson = Lesson::read(root().join(name).join("README.md"))?;
+    println!("\n{BOLD}{}{BOLD:#}", rule(&lesson.title));
+    println!("{}\n", wrap(&lesson.question));
+    for scene in lesson
+        .scenes
+        .iter()
+        .filter(|scene| scene.section == "Run it")
+    {
+        let private = server
+            .is_none()
+            .then(|| Server::start().map(Server::quiet))
+            .transpose()?;
+        let labels = labels(scene);
+        let width = labels.iter().map(String::len).max().unwrap_or_default();
+        let show = move |terminal: usize, line: &str| {
+            let color = COLORS[terminal % COLORS.len()].on_default();
+            let label = &labels[terminal];
+            let style = if line.starts_with("$ ") {
+                DIM
+            } else {
+                Style::new()
+            };
+            println!("{color}{label:>width$} │{color:#} {style}{line}{style:#}");
+        };
+        scene.play(
+            |program| command(program, programs, private.as_ref(), server),
+            show,
+        )?;
+    }
+    println!("\n{}", wrap(&lesson.seen));
+    Ok(())
+}
+
+fn command(
+    program: &str,
+    programs: &HashMap<String, PathBuf>,
+    private: Option<&Server>,
+    server: Option<&str>,
+) -> Command {
+    // A name that was not built is one that cannot be started: that error says it.
+    let path = programs
+        .get(program)
+        .cloned()
+        .unwrap_or_else(|| program.into());
+    match (private, server) {
+        (Some(private), _) => private.command(path),
+        (None, server) => {
+            let mut command = Command::new(path);
+            command.envs(server.map(|url| ("NATS_URL", url)));
+            command
+        }
+    }
+}
+
+/// What to call each terminal: the program that runs in it, numbered where several run the same.
+fn labels(scene: &Scene) -> Vec<String> {
+    let names: Vec<String> = scene
+        .terminals
+        .iter()
+        .map(|terminal| {
+            let step = terminal.steps.first();
+            step.and_then(|step| match Action::parse(&step.command) {
+                Ok(Action::Run { program, .. }) => Some(program),
+                _ => None,
+            })
+            .unwrap_or_else(|| "shell".into())
+        })
+        .collect();
+    let label = |(at, name): (usize, &String)| {
+        let same = names.iter().filter(|other| *other == name).count();
+        let number = names[..=at].iter().filter(|other| *other == name).count();
+        if same > 1 {
+            format!("{name} {number}")
+        } else {
+            name.clone()
+        }
+    };
+    names.iter().enumerate().map(label).collect()
+}
+
+fn rule(title: &str) -> String {
+    format!(
+        "── {title} {}",
+        "─".repeat(WIDTH.saturating_sub(title.chars().count() + 4))
+    )
+}
+
+fn wrap(text: &str) -> String {
+    textwrap::fill(text, WIDTH)
+}
+
+fn wait_for_enter() -> Result<()> {
+    ensure!(
+        stdin().is_terminal(),
+        "--step needs a terminal to press Enter in"
+    );
+    println!("\n{DIM}press Enter to go on{DIM:#}");
+    stdin()
+        .read_line(&mut String::new())
+        .context("cannot read from the terminal")?;
+    Ok(())
+}

@@ -1,0 +1,75 @@
+//! What there is: the experiments, and cargo.
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+/// The root of the workspace.
+pub fn root() -> PathBuf {
+    let xtask = Path::new(env!("CARGO_MANIFEST_DIR"));
+    xtask.parent().unwrap_or(xtask).to_owned()
+}
+
+/// The experiments, in the order in which the README's table lists them. A folder is one when the
+/// README links its lesson.
+pub fn experiments() -> Result<Vec<String>> {
+    let readme = fs::read_to_string(root().join("README.md")).context("cannot read README.md")?;
+    let mut experiments = Vec::new();
+    for link in readme.split("](").skip(1) {
+        let Some((target, _)) = link.split_once(')') else {
+            continue;
+        };
+        let Some(name) = target.strip_suffix("/README.md") else {
+            continue;
+        };
+        if root().join(name).join("Cargo.toml").is_file() && !experiments.contains(&name.to_owned())
+        {
+            experiments.push(name.to_owned());
+        }
+    }
+    Ok(experiments)
+}
+
+/// The cargo that runs us.
+pub fn cargo() -> Command {
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.current_dir(root());
+    cargo
+}
+
+/// Builds the programs of `packages`, and tells where each lies, by its name.
+pub fn build(packages: &[String]) -> Result<HashMap<String, PathBuf>> {
+    let mut build = cargo();
+    build.args([
+        "build",
+        "--bins",
+        "--message-format=json-render-diagnostics",
+    ]);
+    for package in packages {
+        build.args(["--package", package]);
+    }
+    let output = build
+        .stderr(Stdio::inherit())
+        .output()
+        .context("cannot run cargo")?;
+    ensure!(output.status.success(), "the build failed");
+    let mut programs = HashMap::new();
+    for line in output
+        .stdout
+        .split(|byte| *byte == b'\n')
+        .filter(|line| !line.is_empty())
+    {
+        let message: Value = serde_json::from_slice(line)?;
+        if let (Some(name), Some(path)) = (
+            message["target"]["name"].as_str(),
+            message["executable"].as_str(),
+        ) {
+            programs.insert(name.to_owned(), PathBuf::from(path));
+        }
+    }
+    Ok(programs)
+}
