@@ -55,6 +55,11 @@ pub async fn shutdown() {
     SHUTDOWN.wait().await;
 }
 
+/// Whether [`shutdown`] has resolved.
+pub(crate) fn is_shutting_down() -> bool {
+    SHUTDOWN.get().is_some()
+}
+
 async fn until_the_end(program: impl Future<Output = Result<()>>) -> Result<()> {
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;

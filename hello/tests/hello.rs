@@ -1,5 +1,8 @@
 //! `hello` against a real server.
 
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpStream;
+
 use anyhow::Result;
 use testkit::{Lesson, Program, Server};
 
@@ -12,6 +15,39 @@ fn it_prints_its_own_message_and_nothing_else() -> Result<()> {
     assert!(ended.success());
     assert_eq!(ended.stdout, ["Hello World!"]);
     assert_eq!(ended.stderr, [""; 0]);
+    Ok(())
+}
+
+#[test]
+fn strangers_on_the_same_subject_do_no_harm() -> Result<()> {
+    let server = Server::start()?;
+    // A stranger who answers everything on `hello` with rubbish, as fast as it comes: without
+    // echo the first message can only be ours, so rubbish is sent before and after it.
+    let mut stranger = TcpStream::connect(("127.0.0.1", server.port()))?;
+    stranger.write_all(b"CONNECT {\"verbose\":false}\r\nPING\r\n")?;
+    let mut lines = BufReader::new(stranger.try_clone()?).lines();
+    lines.find(|line| line.as_ref().is_ok_and(|line| line == "PONG"));
+    let talking = std::thread::spawn(move || {
+        let rubbish = b"PUB hello 8\r\n\xff\xfe\0\r\n\x80Hi\r\nPUB hello 13\r\nHello World!!\r\n";
+        while stranger.write_all(&rubbish.repeat(100)).is_ok() {}
+    });
+    for _ in 0..5 {
+        let ended = Program::spawn(&mut server.command(HELLO))?.wait()?;
+        assert!(ended.success(), "{:?}", ended.stderr);
+        assert_eq!(ended.stdout, ["Hello World!"]);
+    }
+    drop(server);
+    assert!(talking.join().is_ok());
+    Ok(())
+}
+
+#[test]
+fn a_closed_pipe_is_no_error() -> Result<()> {
+    let server = Server::start()?;
+    let mut shell = server.command("/bin/sh");
+    shell.args(["-c", r#""$0" >&-; echo "ended with $?""#, HELLO]);
+    let ended = Program::spawn(&mut shell)?.wait()?;
+    assert_eq!(ended.stdout, ["ended with 0"], "{:?}", ended.stderr);
     Ok(())
 }
 

@@ -38,4 +38,4 @@ pub use link::Link;
 pub use port::Port;
 pub use program::{Ended, Program, Signal};
 pub use provision::{OLDEST, VERSION, nats_server};
-pub use server::{Cluster, Options, Server};
+pub use server::{Cluster, Options, Server, isolated};

@@ -384,8 +384,8 @@ impl Cluster {
 }
 
 /// A command that sees none of the environment variables which a program of the playground
-/// reads.
-pub(crate) fn isolated(program: impl Into<PathBuf>) -> Command {
+/// reads: no server, no credentials, no log filter.
+pub fn isolated(program: impl Into<PathBuf>) -> Command {
     let mut command = Command::new(program.into());
     for (name, _) in std::env::vars_os() {
         let name = name.to_string_lossy();

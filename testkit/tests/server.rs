@@ -1,0 +1,250 @@
+//! The kit does what tests rely on.
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpStream;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use rustix::process::{Pid, test_kill_process};
+use testkit::{Certificates, Cluster, Link, Program, Server};
+
+#[test]
+fn it_answers_on_every_port_as_soon_as_it_is_started() -> Result<()> {
+    let server = Server::start()?;
+    TcpStream::connect(("127.0.0.1", server.port()))?;
+    TcpStream::connect(("127.0.0.1", server.mqtt_port()))?;
+    assert!(server.monitor("/jsz")?["config"]["store_dir"].is_string());
+    Ok(())
+}
+
+#[test]
+fn a_killed_server_comes_back_on_its_ports_with_its_store() -> Result<()> {
+    let mut server = Server::start()?;
+    let port = server.port();
+    let mut client = Client::connect(port)?;
+    client.request(
+        "$JS.API.STREAM.CREATE.kept",
+        r#"{"name":"kept","subjects":["kept"]}"#,
+    )?;
+    client.request("kept", "one")?;
+    server.kill()?;
+    assert!(TcpStream::connect(("127.0.0.1", port)).is_err());
+    server.restart()?;
+    assert_eq!(server.port(), port);
+    assert_eq!(server.monitor("/jsz")?["messages"], 1);
+    Ok(())
+}
+
+#[test]
+fn a_stopped_server_says_goodbye_in_its_log() -> Result<()> {
+    let mut server = Server::start()?;
+    server.stop()?;
+    server.restart()?;
+    let log = server.log().join("\n");
+    assert!(log.contains("Initiating Shutdown"), "{log}");
+    assert_eq!(log.matches("Server is ready").count(), 2, "{log}");
+    Ok(())
+}
+
+#[test]
+fn a_server_that_cannot_start_tells_why() -> Result<()> {
+    let error = Server::options()
+        .config("nonsense: { ")
+        .start()
+        .err()
+        .context("it started")?;
+    assert!(format!("{error:#}").contains("Parse error"), "{error:#}");
+    Ok(())
+}
+
+#[test]
+fn jetstream_can_be_switched_off() -> Result<()> {
+    let server = Server::options().no_jetstream().start()?;
+    assert_eq!(server.monitor("/jsz")?["disabled"], true);
+    Ok(())
+}
+
+#[test]
+fn a_server_demands_tls_when_told_to() -> Result<()> {
+    let certificates = Certificates::new()?;
+    let server = Server::options()
+        .tls(&certificates.server_config(false))
+        .start()?;
+    assert!(server.url().starts_with("tls://"));
+    let info = Client::connect(server.port())?.info;
+    assert!(info.contains(r#""tls_required":true"#), "{info}");
+    Ok(())
+}
+
+#[test]
+fn three_servers_are_one_cluster_that_stores_three_copies() -> Result<()> {
+    let cluster = Cluster::start(3)?;
+    let mut client = Client::connect(cluster.servers[0].port())?;
+    let stream = r#"{"name":"kept","subjects":["kept"],"num_replicas":3}"#;
+    let answer = client.request("$JS.API.STREAM.CREATE.kept", stream)?;
+    assert!(answer.contains(r#""num_replicas":3"#), "{answer}");
+    Ok(())
+}
+
+#[test]
+fn nothing_is_left_when_a_server_is_dropped() -> Result<()> {
+    let mut server = Server::start()?;
+    let (pid, folder) = (server.id()?, server.folder().to_owned());
+    drop(server);
+    assert!(is_gone(pid)?);
+    assert!(!folder.exists());
+    Ok(())
+}
+
+/// What the test below kills.
+const VICTIM: &str = "victim";
+
+#[test]
+fn nothing_is_left_when_the_test_process_is_killed() -> Result<()> {
+    if std::env::var_os(VICTIM).is_some() {
+        let mut server = Server::start()?;
+        let mut out = std::io::stderr();
+        writeln!(
+            out,
+            "{VICTIM} {} {}",
+            server.id()?,
+            server.folder().display()
+        )?;
+        std::thread::park();
+    }
+    let mut victim = Command::new(std::env::current_exe()?);
+    victim.args([
+        "--exact",
+        "nothing_is_left_when_the_test_process_is_killed",
+        "--nocapture",
+    ]);
+    let mut victim = Program::spawn(victim.env(VICTIM, "1"))?;
+    let line = victim.expect_stderr(VICTIM)?;
+    let mut words = line.split(' ').skip(1);
+    let pid: u32 = words.next().context("no pid")?.parse()?;
+    let folder = PathBuf::from(words.next().context("no folder")?);
+    assert!(!is_gone(pid)? && folder.exists());
+    victim.kill()?;
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !is_gone(pid)? || folder.exists() {
+        ensure!(
+            Instant::now() < deadline,
+            "{pid} or {} is still there",
+            folder.display()
+        );
+        std::thread::yield_now();
+    }
+    Ok(())
+}
+
+#[test]
+fn a_link_delays_and_stays_silent_when_it_is_cut() -> Result<()> {
+    let server = Server::start()?;
+    let link = Link::to(server.port())?;
+    let mut client = Client::connect(link.port())?;
+
+    link.delay(Duration::from_millis(20));
+    let begun = Instant::now();
+    client.ping()?;
+    let round_trip = begun.elapsed();
+    assert!(round_trip >= Duration::from_millis(40), "{round_trip:?}");
+
+    link.cut();
+    client.writer.write_all(b"PING\r\n")?;
+    client
+        .writer
+        .set_read_timeout(Some(Duration::from_millis(200)))?;
+    assert!(client.line().is_err());
+    link.heal();
+    client.writer.set_read_timeout(None)?;
+    assert_eq!(client.line()?, "PONG");
+
+    link.reset();
+    assert!(client.ping().is_err());
+    Client::connect(link.port())?.ping()
+}
+
+#[test]
+fn a_program_shows_its_lines_and_its_end() -> Result<()> {
+    let mut shell = Command::new("/bin/sh");
+    shell.args([
+        "-c",
+        "trap 'echo bye; exit 3' TERM; echo ready; echo oops >&2; while :; do sleep 0.01; done",
+    ]);
+    let mut program = Program::spawn(&mut shell)?;
+    program.expect("ready")?;
+    program.expect_stderr("oops")?;
+    assert!(program.is_running()?);
+    let ended = program.stop()?;
+    assert_eq!(
+        (ended.code(), ended.stdout),
+        (Some(3), vec!["ready".to_owned(), "bye".to_owned()])
+    );
+    Ok(())
+}
+
+#[test]
+fn waiting_in_vain_tells_what_was_said_instead() -> Result<()> {
+    let mut echo = Command::new("/bin/sh");
+    let mut program = Program::spawn(echo.args(["-c", "echo something else"]))?;
+    let error = program.expect("the line").err().context("it came")?;
+    assert!(error.to_string().contains("something else"), "{error}");
+    Ok(())
+}
+
+fn is_gone(pid: u32) -> Result<bool> {
+    let pid = Pid::from_raw(i32::try_from(pid)?).context("no pid")?;
+    Ok(test_kill_process(pid).is_err())
+}
+
+/// Just enough of NATS to ask a server something.
+struct Client {
+    reader: BufReader<TcpStream>,
+    writer: TcpStream,
+    info: String,
+}
+
+impl Client {
+    fn connect(port: u16) -> Result<Self> {
+        let writer = TcpStream::connect(("127.0.0.1", port))?;
+        let reader = BufReader::new(writer.try_clone()?);
+        let mut client = Self {
+            reader,
+            writer,
+            info: String::new(),
+        };
+        client.info = client.line()?;
+        client
+            .writer
+            .write_all(b"CONNECT {\"verbose\":false}\r\nSUB inbox 1\r\n")?;
+        Ok(client)
+    }
+
+    fn ping(&mut self) -> Result<()> {
+        self.writer.write_all(b"PING\r\n")?;
+        let answer = self.line()?;
+        ensure!(answer == "PONG", "{answer:?}");
+        Ok(())
+    }
+
+    fn request(&mut self, subject: &str, payload: &str) -> Result<String> {
+        write!(
+            self.writer,
+            "PUB {subject} inbox {}\r\n{payload}\r\n",
+            payload.len()
+        )?;
+        while !self.line()?.starts_with("MSG") {}
+        self.line()
+    }
+
+    fn line(&mut self) -> Result<String> {
+        let mut line = String::new();
+        ensure!(
+            self.reader.read_line(&mut line)? > 0,
+            "the connection is closed"
+        );
+        Ok(line.trim_end().to_owned())
+    }
+}
