@@ -3,7 +3,8 @@
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
+use futures::StreamExt;
 use testkit::{Lesson, Program, Server};
 
 const HELLO: &str = env!("CARGO_BIN_EXE_hello");
@@ -38,6 +39,18 @@ fn strangers_on_the_same_subject_do_no_harm() -> Result<()> {
     }
     drop(server);
     assert!(talking.join().is_ok());
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_is_published_while_nobody_listens_is_gone() -> Result<()> {
+    let server = Server::start()?;
+    let client = async_nats::connect(server.url()).await?;
+    client.publish("hello", "too early".into()).await?;
+    let mut messages = client.subscribe("hello").await?;
+    client.publish("hello", "in time".into()).await?;
+    let first = messages.next().await.context("closed")?;
+    assert_eq!(first.payload, "in time");
     Ok(())
 }
 

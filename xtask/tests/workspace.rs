@@ -1,0 +1,225 @@
+//! The rules that hold the house up: see ARCHITECTURE.md.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+fn cargo() -> Command {
+    Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+}
+
+/// The workspace's own packages, as cargo sees them.
+fn packages() -> Result<Vec<Value>> {
+    let mut metadata = cargo();
+    metadata.args([
+        "metadata",
+        "--no-deps",
+        "--offline",
+        "--format-version",
+        "1",
+    ]);
+    let output = metadata.current_dir(root()).output()?;
+    let metadata: Value = serde_json::from_slice(&output.stdout)?;
+    Ok(metadata["packages"]
+        .as_array()
+        .context("no packages")?
+        .clone())
+}
+
+fn name(package: &Value) -> &str {
+    package["name"].as_str().unwrap_or_default()
+}
+
+fn manifest(package: &Value) -> Result<String> {
+    let path = package["manifest_path"].as_str().context("no manifest")?;
+    Ok(fs::read_to_string(path)?)
+}
+
+fn dependencies(package: &Value) -> impl Iterator<Item = &Value> {
+    package["dependencies"].as_array().into_iter().flatten()
+}
+
+fn is_experiment(package: &Value) -> bool {
+    !["common", "testkit", "xtask", "bench"].contains(&name(package))
+}
+
+#[test]
+fn versions_are_in_step() -> Result<()> {
+    let mut versions: BTreeMap<String, BTreeMap<String, String>> = BTreeMap::new();
+    for package in packages()? {
+        for key in ["edition", "rust_version", "license"] {
+            let value = package[key].to_string();
+            versions
+                .entry(key.into())
+                .or_default()
+                .insert(value, name(&package).into());
+        }
+        for dependency in dependencies(&package).filter(|dependency| dependency["path"].is_null()) {
+            let (library, version) = (name(dependency), dependency["req"].to_string());
+            versions
+                .entry(library.into())
+                .or_default()
+                .insert(version, name(&package).into());
+        }
+    }
+    for (what, versions) in versions {
+        ensure!(versions.len() == 1, "{what} differs: {versions:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn arrows_point_one_way() -> Result<()> {
+    for package in packages()? {
+        let may_use: &[&str] = match name(&package) {
+            "testkit" => &[],
+            "common" | "xtask" | "bench" => &["testkit"],
+            _ => &["common", "testkit"],
+        };
+        for dependency in dependencies(&package).filter(|dependency| !dependency["path"].is_null())
+        {
+            let used = name(dependency);
+            ensure!(
+                may_use.contains(&used) || name(&package) == "bench" && used == "common",
+                "{} must not use {used}",
+                name(&package)
+            );
+            // The kit is for tests: a program that ships does not carry it.
+            let for_tests = dependency["kind"] == "dev";
+            let ships = name(&package) == "common" || is_experiment(&package);
+            ensure!(
+                used != "testkit" || for_tests || !ships,
+                "{} ships testkit",
+                name(&package)
+            );
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn every_crate_can_be_lifted_out_of_the_workspace() -> Result<()> {
+    for package in packages()? {
+        let manifest = manifest(&package)?;
+        let inherits = manifest
+            .lines()
+            .any(|line| line.replace(' ', "").contains("workspace=true"));
+        ensure!(!inherits, "{} inherits from the workspace", name(&package));
+    }
+    Ok(())
+}
+
+#[test]
+fn every_dependency_has_its_reason() -> Result<()> {
+    for package in packages()? {
+        let manifest = manifest(&package)?;
+        let mut section = "";
+        let mut has_reason = false;
+        for line in manifest.lines() {
+            match line.chars().next() {
+                Some('[') => section = line,
+                // One reason may cover the lines that follow it.
+                Some('#') => has_reason = true,
+                None => has_reason = false,
+                Some(_) if section.ends_with("dependencies]") => {
+                    ensure!(has_reason, "{}: no reason above `{line}`", name(&package));
+                }
+                Some(_) => {}
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn every_crate_is_held_to_the_same_lints() -> Result<()> {
+    let mut all: BTreeMap<String, String> = BTreeMap::new();
+    for package in packages()? {
+        let manifest = manifest(&package)?;
+        let (_, lints) = manifest.split_once("[lints.rust]").context("no lints")?;
+        // Programs print through a pipe that may close; tools and kits talk to a developer.
+        let ships = name(&package) == "common" || is_experiment(&package);
+        let is_about_printing = |line: &&str| line.contains("print");
+        let prints = lints.lines().filter(is_about_printing).count();
+        ensure!(
+            prints == if ships { 3 } else { 0 },
+            "{}: {prints} lints on printing",
+            name(&package)
+        );
+        let rest: Vec<&str> = lints
+            .lines()
+            .filter(|line| !is_about_printing(line))
+            .collect();
+        all.insert(rest.join("\n"), name(&package).into());
+    }
+    ensure!(all.len() == 1, "lints differ: {all:?}");
+    Ok(())
+}
+
+/// `cp -r EXPERIMENT common testkit ELSEWHERE`, and a line that makes it a workspace.
+#[test]
+fn a_copied_experiment_builds_and_is_true_to_its_readme() -> Result<()> {
+    let nested = root().join("target/nested");
+    for package in packages()?.iter().filter(|package| is_experiment(package)) {
+        let name = name(package);
+        let elsewhere = nested.join("lifted").join(name);
+        if elsewhere.exists() {
+            fs::remove_dir_all(&elsewhere)?;
+        }
+        for folder in [name, "common", "testkit"] {
+            copy(&root().join(folder), &elsewhere.join(folder))?;
+        }
+        fs::copy(root().join("Cargo.lock"), elsewhere.join("Cargo.lock"))?;
+        let workspace = "[workspace]\nresolver = \"3\"\nmembers = [\"*\"]\n";
+        fs::write(elsewhere.join("Cargo.toml"), workspace)?;
+        let mut test = cargo();
+        // Every target is built; run is what shows that the programs work.
+        test.args([
+            "test",
+            "--offline",
+            "--quiet",
+            "--package",
+            name,
+            "--",
+            "the_readme",
+        ]);
+        test.current_dir(&elsewhere)
+            .env("CARGO_TARGET_DIR", &nested);
+        let output = test.output()?;
+        ensure!(
+            output.status.success(),
+            "{name}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        let said = String::from_utf8_lossy(&output.stdout);
+        ensure!(said.contains("1 passed"), "{name}: {said}");
+    }
+    Ok(())
+}
+
+/// As `cp -rp` does: what keeps its time is not built again.
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    fs::create_dir_all(to)?;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let to = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            copy(&entry.path(), &to)?;
+        } else {
+            fs::copy(entry.path(), &to)?;
+            fs::File::options()
+                .write(true)
+                .open(&to)?
+                .set_modified(entry.metadata()?.modified()?)?;
+        }
+    }
+    Ok(())
+}
