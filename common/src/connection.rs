@@ -230,7 +230,7 @@ pub async fn close(client: &Client) -> Result<()> {
         client.publish(inbox, "".into()).await?;
         tokio::select! {
             _ = last.next() => {}
-            _ = SEEN.wait() => {}
+            () = SEEN.wait() => {}
         }
         client.drain().await?;
         // Events come in order, too: whatever was denied is known by then.
