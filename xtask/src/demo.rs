@@ -8,10 +8,10 @@ use std::time::Instant;
 
 use anstream::{eprintln, println};
 use anstyle::{AnsiColor, Style};
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use testkit::{Action, Lesson, Scene, Server};
 
-use crate::workspace::{build, experiments, root};
+use crate::workspace::{build, chosen, root};
 
 const COLORS: [AnsiColor; 6] = [
     AnsiColor::Cyan,
@@ -27,17 +27,7 @@ const WIDTH: usize = 80;
 
 /// Plays the named experiments, or all, in the README's order; fails where one failed.
 pub fn run(named: &[String], server: Option<&str>, step: bool) -> Result<()> {
-    let all = experiments()?;
-    if let Some(unknown) = named.iter().find(|name| !all.contains(name)) {
-        bail!(
-            "there is no experiment {unknown:?}; there are: {}",
-            all.join(", ")
-        );
-    }
-    let chosen: Vec<String> = all
-        .into_iter()
-        .filter(|name| named.is_empty() || named.contains(name))
-        .collect();
+    let chosen = chosen(named)?;
     // Both may take a while, and say so on stderr: not in the middle of a lesson.
     let programs = build(&chosen)?;
     if server.is_none() {

@@ -2,6 +2,7 @@
 
 mod check;
 mod demo;
+mod new;
 mod up;
 mod workspace;
 
@@ -38,6 +39,27 @@ enum Task {
         #[arg(long, value_name = "FOLDER")]
         data: Option<PathBuf>,
     },
+    /// Measures the number behind each key insight, in a release build
+    Bench {
+        /// What to pass on: names of experiments, --json; --help tells
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
+    /// Rewrites the terminal sessions in READMEs where programs print something else by now
+    Bless {
+        /// Whose; all of them unless named
+        experiments: Vec<String>,
+    },
+    /// Makes an experiment the start of a service: a workspace of its own
+    New {
+        /// Which one
+        experiment: String,
+        /// Where to; a folder that does not exist yet
+        destination: PathBuf,
+        /// The name of its crate; the folder's unless given
+        #[arg(long)]
+        name: Option<String>,
+    },
     /// Checks format, lints, documentation and dependencies: run it before a commit
     Check,
 }
@@ -50,6 +72,13 @@ fn main() -> ExitCode {
             step,
         } => demo::run(&experiments, server.as_deref(), step),
         Task::Up { data } => up::run(data),
+        Task::Bench { args } => workspace::bench(&args),
+        Task::Bless { experiments } => workspace::bless(&experiments),
+        Task::New {
+            experiment,
+            destination,
+            name,
+        } => new::run(&experiment, &destination, name.as_deref()),
         Task::Check => check::run(),
     };
     match result {

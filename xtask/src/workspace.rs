@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
 /// The root of the workspace.
@@ -72,4 +72,45 @@ pub fn build(packages: &[String]) -> Result<HashMap<String, PathBuf>> {
         }
     }
     Ok(programs)
+}
+
+/// Runs the benchmarks.
+pub fn bench(args: &[String]) -> Result<()> {
+    let mut bench = cargo();
+    bench
+        .args(["run", "--quiet", "--release", "--package", "bench", "--"])
+        .args(args);
+    ensure!(
+        bench.status().context("cannot run cargo")?.success(),
+        "the benchmark failed"
+    );
+    Ok(())
+}
+
+/// Lets the tests that play READMEs rewrite them.
+pub fn bless(named: &[String]) -> Result<()> {
+    let mut test = cargo();
+    test.args(["test", "--quiet"]).env("BLESS", "1");
+    for name in chosen(named)? {
+        test.args(["--package", &name]);
+    }
+    test.args(["--", "the_readme_is_true"]);
+    ensure!(
+        test.status().context("cannot run cargo")?.success(),
+        "a README cannot be played"
+    );
+    Ok(())
+}
+
+/// The named experiments, or all where none is named, in the README's order.
+pub fn chosen(named: &[String]) -> Result<Vec<String>> {
+    let mut all = experiments()?;
+    if let Some(unknown) = named.iter().find(|name| !all.contains(name)) {
+        bail!(
+            "there is no experiment {unknown:?}; there are: {}",
+            all.join(", ")
+        );
+    }
+    all.retain(|name| named.is_empty() || named.contains(name));
+    Ok(all)
 }
