@@ -55,7 +55,7 @@ impl Document {
         for event in self.events() {
             match event {
                 Event::Start(Tag::Link { dest_url, .. }) => {
-                    open = Some((String::new(), dest_url.to_string()))
+                    open = Some((String::new(), dest_url.to_string()));
                 }
                 Event::Text(text) | Event::Code(text) => {
                     if let Some((words, _)) = &mut open {
@@ -82,7 +82,7 @@ impl Document {
                     }
                 }
                 Event::End(TagEnd::Heading(_)) => {
-                    anchors.extend(heading.take().map(|heading| anchor(&heading)))
+                    anchors.extend(heading.take().map(|heading| anchor(&heading)));
                 }
                 _ => {}
             }
