@@ -29,10 +29,12 @@
 //! ```
 
 mod connection;
+mod leave;
 pub mod payload;
 mod process;
 mod summary;
 
 pub use connection::{NatsArgs, close};
+pub use leave::{UntilShutdown, until_shutdown};
 pub use process::{run, shutdown};
 pub use summary::summary;
