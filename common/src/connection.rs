@@ -2,7 +2,8 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Error, Result, anyhow, bail};
 use async_nats::{
@@ -27,6 +28,8 @@ const PING_INTERVAL: Duration = Duration::from_secs(5);
 /// Between two attempts to reconnect. The library's own pauses grow to 4 s, and a server that is
 /// back would wait for its clients that long.
 const RECONNECT_DELAY: Duration = Duration::from_millis(100);
+/// Between two reports of dropped messages, of which there can be thousands a second.
+const DROPS_INTERVAL: Duration = Duration::from_secs(5);
 
 /// What the server would not let this program do: its words. A program has one connection.
 static DENIED: SetOnce<String> = SetOnce::const_new();
@@ -101,7 +104,20 @@ impl NatsArgs {
     ///
     /// One line that says which server, what went wrong and what to do, without any secret.
     pub async fn connect(&self, name: &str) -> Result<Client> {
-        self.connect_as(name, |_| true).await
+        self.connect_with(name, |options| options).await
+    }
+
+    /// As [`connect`](Self::connect), with further settings of the client library's.
+    ///
+    /// # Errors
+    ///
+    /// As [`connect`](Self::connect).
+    pub async fn connect_with(
+        &self,
+        name: &str,
+        settings: impl FnOnce(ConnectOptions) -> ConnectOptions,
+    ) -> Result<Client> {
+        self.connect_as(name, |_| true, settings).await
     }
 
     /// As [`connect`](Self::connect), for a program that publishes only replies. Their subjects
@@ -112,15 +128,19 @@ impl NatsArgs {
     ///
     /// As [`connect`](Self::connect).
     pub async fn connect_responder(&self, name: &str) -> Result<Client> {
-        self.connect_as(name, |denied| !denied.contains("Violation for Publish"))
-            .await
+        let is_fatal = |denied: &str| !denied.contains("Violation for Publish");
+        self.connect_as(name, is_fatal, |options| options).await
     }
 
-    async fn connect_as(&self, name: &str, is_fatal: fn(&str) -> bool) -> Result<Client> {
+    async fn connect_as(
+        &self,
+        name: &str,
+        is_fatal: fn(&str) -> bool,
+        settings: impl FnOnce(ConnectOptions) -> ConnectOptions,
+    ) -> Result<Client> {
         let (servers, login) = self.servers()?;
         let urls = servers.iter().map(url).collect::<Vec<_>>().join(",");
-        let options = self
-            .options(login)?
+        let options = settings(self.options(login)?)
             .name(name)
             .connection_timeout(HANDSHAKE_TIMEOUT)
             .ping_interval(PING_INTERVAL)
@@ -133,6 +153,7 @@ impl NatsArgs {
                     urls: urls.clone(),
                     is_fatal,
                     lost: AtomicBool::new(false),
+                    told_of_drops: Mutex::new(None),
                 };
                 move |event| {
                     report.event(&event);
@@ -262,6 +283,7 @@ struct Report {
     urls: String,
     is_fatal: fn(&str) -> bool,
     lost: AtomicBool,
+    told_of_drops: Mutex<Option<Instant>>,
 }
 
 impl Report {
@@ -291,8 +313,16 @@ impl Report {
                 }
             }
             Event::ServerError(error) => tracing::warn!("{urls} reports: {error}"),
+            // One for each message dropped, as long as there is room for events.
             Event::SlowConsumer(_) => {
-                tracing::warn!("messages come faster than they are handled: some were dropped");
+                let mut told = self
+                    .told_of_drops
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner);
+                if told.is_none_or(|told| told.elapsed() > DROPS_INTERVAL) {
+                    *told = Some(Instant::now());
+                    tracing::warn!("messages come faster than they are handled: some were dropped");
+                }
             }
             // Each failed attempt to reconnect is one of these.
             other => tracing::debug!("{other}"),
