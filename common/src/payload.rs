@@ -1,16 +1,21 @@
 //! What the experiments send: JSON, one type for each kind of message.
 
+use std::borrow::Cow;
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 /// A log entry of `queue-groups`, on the subject `logs.process`.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
-pub struct LogEntry {
+pub struct LogEntry<'a> {
     /// Counts from 1 in each run of the publisher.
     pub id: u64,
     /// How serious it is.
     pub level: Level,
-    /// What happened.
-    pub message: String,
+    /// What happened. Read from JSON it is a part of that text, not a copy, unless it holds an
+    /// escape such as `\n`.
+    #[serde(borrow)]
+    pub message: Cow<'a, str>,
 }
 
 /// How serious a log entry is; in JSON upper case: `"INFO"`.
@@ -22,6 +27,17 @@ pub enum Level {
     Info,
     Warn,
     Error,
+}
+
+impl fmt::Display for Level {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Debug => "DEBUG",
+            Self::Info => "INFO",
+            Self::Warn => "WARN",
+            Self::Error => "ERROR",
+        })
+    }
 }
 
 /// A request of `rpc`, to the subject `math.sum`.
