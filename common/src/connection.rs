@@ -40,7 +40,7 @@ static LAST: SetOnce<String> = SetOnce::const_new();
 static SEEN: SetOnce<()> = SetOnce::const_new();
 
 /// Where the NATS server is, and who we are there: flags and environment variables with the names
-/// of the official command-line client.
+/// of the official command-line client. Global, so that they may follow a subcommand.
 #[derive(clap::Args)]
 #[command(next_help_heading = "Connection")]
 pub struct NatsArgs {
@@ -48,6 +48,7 @@ pub struct NatsArgs {
     #[arg(
         short,
         long,
+        global = true,
         env = "NATS_URL",
         hide_env_values = true,
         default_value = "nats://localhost:4222",
@@ -56,26 +57,45 @@ pub struct NatsArgs {
     )]
     server: Vec<String>,
     /// Credentials file (JWT and seed)
-    #[arg(long, env = "NATS_CREDS", hide_env_values = true, value_name = "FILE")]
+    #[arg(
+        long,
+        global = true,
+        env = "NATS_CREDS",
+        hide_env_values = true,
+        value_name = "FILE"
+    )]
     creds: Option<PathBuf>,
     /// File with the seed of an NKEY
-    #[arg(long, env = "NATS_NKEY", hide_env_values = true, value_name = "FILE")]
+    #[arg(
+        long,
+        global = true,
+        env = "NATS_NKEY",
+        hide_env_values = true,
+        value_name = "FILE"
+    )]
     nkey: Option<PathBuf>,
     /// User name, or a token where no password is given
-    #[arg(long, env = "NATS_USER", hide_env_values = true)]
+    #[arg(long, global = true, env = "NATS_USER", hide_env_values = true)]
     user: Option<String>,
     /// Password
-    #[arg(long, env = "NATS_PASSWORD", hide_env_values = true)]
+    #[arg(long, global = true, env = "NATS_PASSWORD", hide_env_values = true)]
     password: Option<String>,
     /// Token
-    #[arg(long, env = "NATS_TOKEN", hide_env_values = true)]
+    #[arg(long, global = true, env = "NATS_TOKEN", hide_env_values = true)]
     token: Option<String>,
     /// Certificate authority that signed the server's certificate, where the system does not know it
-    #[arg(long, env = "NATS_CA", hide_env_values = true, value_name = "FILE")]
+    #[arg(
+        long,
+        global = true,
+        env = "NATS_CA",
+        hide_env_values = true,
+        value_name = "FILE"
+    )]
     tlsca: Option<PathBuf>,
     /// Client certificate (X.509 v3)
     #[arg(
         long,
+        global = true,
         env = "NATS_CERT",
         hide_env_values = true,
         value_name = "FILE",
@@ -85,6 +105,7 @@ pub struct NatsArgs {
     /// Private key of the client certificate
     #[arg(
         long,
+        global = true,
         env = "NATS_KEY",
         hide_env_values = true,
         value_name = "FILE",
