@@ -1,5 +1,6 @@
 //! Connection flags, and the connection they describe.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -112,6 +113,16 @@ pub struct NatsArgs {
         requires = "tlscert"
     )]
     tlskey: Option<PathBuf>,
+}
+
+/// The servers as people write them, without any secret: for errors that have to say where.
+impl fmt::Display for NatsArgs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let urls = |(servers, _): (Vec<ServerAddr>, _)| {
+            servers.iter().map(url).collect::<Vec<_>>().join(",")
+        };
+        f.write_str(&self.servers().map(urls).unwrap_or_default())
+    }
 }
 
 impl NatsArgs {
