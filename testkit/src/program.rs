@@ -130,8 +130,10 @@ impl Program {
         self
     }
 
-    /// Does not show its output when dropped.
-    pub(crate) fn quiet(mut self) -> Self {
+    /// Does not show its output when dropped. The test harness shows that of a test that failed;
+    /// elsewhere nobody hides it.
+    #[must_use]
+    pub fn quiet(mut self) -> Self {
         self.quiet = true;
         self
     }
