@@ -1,0 +1,82 @@
+//! The numbers behind the lessons.
+//!
+//! ```sh
+//! cargo xtask bench             # every experiment
+//! cargo xtask bench rpc --json  # one, for a program to read
+//! ```
+//!
+//! Each experiment's module measures what its lesson claims: both sides in one run, in turns, on
+//! a private server. What counts are the ratios: the same machine was slow or fast for all rows.
+
+mod report;
+mod rpc;
+mod stage;
+
+use std::io::{Write, stderr, stdout};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::Parser;
+use clap::builder::PossibleValuesParser;
+
+use crate::report::Table;
+use crate::stage::Stage;
+
+/// An experiment and what measures it.
+type Bench = (&'static str, fn(&Stage) -> Result<Vec<Table>>);
+
+const BENCHES: &[Bench] = &[("rpc", rpc::bench)];
+
+/// Measures what the lessons claim, and prints medians and ratios.
+#[derive(Parser)]
+#[command(version)]
+struct Args {
+    /// Experiments to measure, all of them unless named
+    #[arg(value_parser = PossibleValuesParser::new(BENCHES.iter().map(|(name, _)| *name)))]
+    names: Vec<String>,
+    /// How often each row is measured
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    runs: u32,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+fn main() -> ExitCode {
+    // The parts of a measurement are processes, as the programs are that it compares.
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    if let [part, args @ ..] = &args[..]
+        && part == stage::PART
+    {
+        return common::run(rpc::part(args.to_vec()));
+    }
+    // Ctrl-C ends it at once: nothing is lost, and the parts end with it.
+    match bench(&Args::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Nobody is left to tell when stderr is closed.
+            let _ = writeln!(stderr(), "error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn bench(args: &Args) -> Result<()> {
+    let stage = Stage::new(args.runs)?;
+    let mut tables = Vec::new();
+    for (name, bench) in BENCHES {
+        if args.names.is_empty() || args.names.iter().any(|named| named == name) {
+            let measured = bench(&stage).with_context(|| format!("cannot measure {name}"))?;
+            for table in measured {
+                if !args.json {
+                    writeln!(stdout(), "{table}")?;
+                }
+                tables.push(table.to_json(name));
+            }
+        }
+    }
+    if args.json {
+        writeln!(stdout(), "{}", serde_json::to_string_pretty(&tables)?)?;
+    }
+    Ok(())
+}
