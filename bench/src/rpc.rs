@@ -51,7 +51,8 @@ pub fn bench(stage: &Stage) -> Result<Vec<Table>> {
                     &["http-client", &http_address, &count, &concurrency],
                 ))?,
                 _ => {
-                    let _answering = answering(&server, &mut stage.part(&server, &["nats-server"]))?;
+                    let _answering =
+                        answering(&server, &mut stage.part(&server, &["nats-server"]))?;
                     last_line(&mut stage.part(&server, &["nats-client", &count, &concurrency]))?
                 }
             };

@@ -451,8 +451,10 @@ fn text(lines: &[String]) -> String {
     lines.iter().map(|line| format!("{line}\n")).collect()
 }
 
-/// Compares in the notation of the library `snapbox`.
-fn is_match(expected: &str, printed: &str) -> bool {
+/// Whether `printed` is what `expected` says: `[..]` stands for a part of a line, `...` for any
+/// lines. This is the notation of the library `snapbox`, which compares.
+#[must_use]
+pub fn is_match(expected: &str, printed: &str) -> bool {
     use snapbox::{Assert, IntoData};
     Assert::new()
         .try_eq(

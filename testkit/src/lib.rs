@@ -33,7 +33,7 @@ mod provision;
 mod server;
 
 pub use certificates::Certificates;
-pub use lesson::{Action, Lesson, Printed, Scene, Step, Terminal};
+pub use lesson::{Action, Lesson, Printed, Scene, Step, Terminal, is_match};
 pub use link::Link;
 pub use port::Port;
 pub use program::{Ended, Program, Signal};

@@ -1,52 +1,49 @@
 //! `cargo xtask …` as a person types it.
 
 use std::net::TcpListener;
-use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
 
 use anyhow::{Context, Result};
-use testkit::{Port, Program, Server};
+use testkit::{Port, Server};
 
-/// A task. What it builds goes to a folder of its own: the programs that other tests are running
-/// stay as they are.
+mod common;
+
+use common::{nested, root, run};
+
+/// What is built goes to a folder of its own: the programs that other tests run stay as they are.
 fn xtask(args: &[&str]) -> Command {
     let mut command = testkit::isolated(env!("CARGO_BIN_EXE_xtask"));
-    command.args(args).env("CARGO_TARGET_DIR", nested_target());
+    command.args(args).env("CARGO_TARGET_DIR", nested());
     if let Some(bin) = std::env::var_os("NATS_SERVER_BIN") {
         command.env("NATS_SERVER_BIN", bin);
     }
     command
 }
 
-fn nested_target() -> PathBuf {
-    root().join("target/nested")
-}
-
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
-}
-
-fn run(command: &mut Command) -> Result<testkit::Ended> {
-    // The first run builds.
-    Program::spawn(command)?
-        .patience(Duration::from_secs(600))
-        .wait()
-}
-
 #[test]
-fn the_demo_shows_each_programs_lines_and_what_was_seen() -> Result<()> {
-    let ended = run(&mut xtask(&["demo", "hello"]))?;
-    let shown = ended.stdout.join("\n");
+fn the_demo_of_everything_is_what_the_readme_shows() -> Result<()> {
+    let ended = run(&mut xtask(&["demo"]))?;
+    let printed = ended.stdout.join("\n");
     assert!(ended.success(), "{ended:?}");
-    assert!(shown.contains("── hello ──"), "{shown}");
-    assert!(shown.contains("hello │ Hello World!"), "{shown}");
     assert!(
-        !shown.contains('\u{1b}'),
-        "no colours where nobody sees them: {shown}"
+        !printed.contains('\u{1b}'),
+        "no colours where nobody sees them: {printed}"
     );
-    let widest = ended.stdout.iter().map(|line| line.chars().count()).max();
-    assert!(widest <= Some(80), "{widest:?} columns: {shown}");
+    let wide = ended.stdout.iter().find(|line| line.chars().count() > 80);
+    assert!(wide.is_none(), "more than 80 columns: {wide:?}");
+
+    let readme = std::fs::read_to_string(root().join("README.md"))?;
+    let (_, shown) = readme
+        .split_once("$ cargo xtask demo\n")
+        .context("not in the README")?;
+    let (shown, _) = shown.split_once("```").context("no end")?;
+    // Times differ from run to run, as may the blank before the first line.
+    let timeless = |text: &str| text.trim().replace(|c: char| c.is_ascii_digit(), "0") + "\n";
+    let (shown, printed) = (timeless(shown), timeless(&printed));
+    assert!(
+        testkit::is_match(&shown, &printed),
+        "--- README\n{shown}\n+++ printed\n{printed}"
+    );
     Ok(())
 }
 

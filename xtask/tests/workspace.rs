@@ -145,12 +145,12 @@ fn every_crate_is_held_to_the_same_lints() -> Result<()> {
     for package in packages()? {
         let manifest = manifest(&package)?;
         let (_, lints) = manifest.split_once("[lints.rust]").context("no lints")?;
-        // Programs print through a pipe that may close; tools and kits talk to a developer.
-        let ships = name(&package) == "common" || is_experiment(&package);
+        // What prints results prints them into a pipe that may close; these two talk to a person.
+        let talks = ["testkit", "xtask"].contains(&name(&package));
         let is_about_printing = |line: &&str| line.contains("print");
         let prints = lints.lines().filter(is_about_printing).count();
         ensure!(
-            prints == if ships { 3 } else { 0 },
+            prints == if talks { 0 } else { 3 },
             "{}: {prints} lints on printing",
             name(&package)
         );
@@ -161,65 +161,5 @@ fn every_crate_is_held_to_the_same_lints() -> Result<()> {
         all.insert(rest.join("\n"), name(&package).into());
     }
     ensure!(all.len() == 1, "lints differ: {all:?}");
-    Ok(())
-}
-
-/// `cp -r EXPERIMENT common testkit ELSEWHERE`, and a line that makes it a workspace.
-#[test]
-fn a_copied_experiment_builds_and_is_true_to_its_readme() -> Result<()> {
-    let nested = root().join("target/nested");
-    for package in packages()?.iter().filter(|package| is_experiment(package)) {
-        let name = name(package);
-        let elsewhere = nested.join("lifted").join(name);
-        if elsewhere.exists() {
-            fs::remove_dir_all(&elsewhere)?;
-        }
-        for folder in [name, "common", "testkit"] {
-            copy(&root().join(folder), &elsewhere.join(folder))?;
-        }
-        fs::copy(root().join("Cargo.lock"), elsewhere.join("Cargo.lock"))?;
-        let workspace = "[workspace]\nresolver = \"3\"\nmembers = [\"*\"]\n";
-        fs::write(elsewhere.join("Cargo.toml"), workspace)?;
-        let mut test = cargo();
-        // Every target is built; run is what shows that the programs work.
-        test.args([
-            "test",
-            "--offline",
-            "--quiet",
-            "--package",
-            name,
-            "--",
-            "the_readme",
-        ]);
-        test.current_dir(&elsewhere)
-            .env("CARGO_TARGET_DIR", &nested);
-        let output = test.output()?;
-        ensure!(
-            output.status.success(),
-            "{name}: {}",
-            String::from_utf8_lossy(&output.stderr)
-        );
-        let said = String::from_utf8_lossy(&output.stdout);
-        ensure!(said.contains("1 passed"), "{name}: {said}");
-    }
-    Ok(())
-}
-
-/// As `cp -rp` does: what keeps its time is not built again.
-fn copy(from: &Path, to: &Path) -> Result<()> {
-    fs::create_dir_all(to)?;
-    for entry in fs::read_dir(from)? {
-        let entry = entry?;
-        let to = to.join(entry.file_name());
-        if entry.path().is_dir() {
-            copy(&entry.path(), &to)?;
-        } else {
-            fs::copy(entry.path(), &to)?;
-            fs::File::options()
-                .write(true)
-                .open(&to)?
-                .set_modified(entry.metadata()?.modified()?)?;
-        }
-    }
     Ok(())
 }
