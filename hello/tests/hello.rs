@@ -5,7 +5,7 @@ use std::net::TcpStream;
 
 use anyhow::{Context, Result};
 use futures::StreamExt;
-use testkit::{Lesson, Program, Server};
+use testkit::{Program, Server};
 
 const HELLO: &str = env!("CARGO_BIN_EXE_hello");
 
@@ -63,9 +63,4 @@ fn a_closed_pipe_is_no_error() -> Result<()> {
     let ended = Program::spawn(&mut shell)?.wait()?;
     assert_eq!(ended.stdout, ["ended with 0"], "{:?}", ended.stderr);
     Ok(())
-}
-
-#[test]
-fn the_readme_is_true() -> Result<()> {
-    Lesson::read(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md"))?.check()
 }

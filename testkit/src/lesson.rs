@@ -242,7 +242,7 @@ impl Lesson {
             fs::write(&self.path, text)?;
         } else if !differences.is_empty() {
             bail!(
-                "{} shows what is not so (BLESS=1 rewrites it){differences}",
+                "{} shows what is not so (`cargo xtask bless`, or BLESS=1, rewrites it){differences}",
                 self.path.display()
             );
         }

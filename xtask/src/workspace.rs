@@ -94,7 +94,7 @@ pub fn bless(named: &[String]) -> Result<()> {
     for name in chosen(named)? {
         test.args(["--package", &name]);
     }
-    test.args(["--", "the_readme_is_true"]);
+    test.args(["--test", "readme"]);
     ensure!(
         test.status().context("cannot run cargo")?.success(),
         "a README cannot be played"
