@@ -5,7 +5,7 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-/// Kills a process and removes a folder when *this* process is gone, SIGKILL included.
+/// Kills a group of processes and removes a folder when *this* process is gone, SIGKILL included.
 ///
 /// No destructor runs then, but the system closes our end of a pipe: a shell waits for that. (The
 /// kernel's own means, a parent-death signal, exists on Linux only and needs unsafe code.)
@@ -13,13 +13,13 @@ use std::process::{Child, Command, Stdio};
 pub(crate) struct Guard(Child);
 
 impl Guard {
-    /// Guards the process `pid`, and `folder` where one is named.
+    /// Guards the group that the process `pid` leads, and `folder` where one is named.
     pub(crate) fn new(pid: u32, folder: Option<&Path>) -> io::Result<Self> {
         let mut shell = Command::new("/bin/sh");
         shell
             .args([
                 "-c",
-                r#"read -r _; kill -9 "$0" 2>/dev/null; test -z "$1" || rm -rf "$1""#,
+                r#"read -r _; kill -9 -"$0" 2>/dev/null; test -z "$1" || rm -rf "$1""#,
             ])
             .arg(pid.to_string())
             .args(folder)

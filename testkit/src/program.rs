@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read};
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -10,14 +11,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 pub use rustix::process::Signal;
-use rustix::process::{Pid, kill_process};
+use rustix::process::{Pid, kill_process, kill_process_group};
 
 use crate::guard::Guard;
 
 /// How long anything may take that is not expected to take long: a machine under load is slow.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A program that runs. It is killed when this value, or this process, is gone.
+/// A program that runs. It is killed, with all that it has started, when this value, or this process, is gone.
 #[derive(Debug)]
 pub struct Program {
     name: String,
@@ -96,6 +97,8 @@ impl Program {
     ) -> Result<Self> {
         let program = command.get_program().to_owned();
         let mut child = command
+            // A group of its own: what it starts in turn ends with it.
+            .process_group(0)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -324,7 +327,10 @@ impl Program {
 
 impl Drop for Program {
     fn drop(&mut self) {
-        let _ = self.child.kill();
+        if let Ok(pid) = self.pid() {
+            // Also where it has ended: what it started may have not.
+            let _ = kill_process_group(pid, Signal::KILL);
+        }
         let _ = self.child.wait();
         // The test harness shows this only where the test failed.
         if !self.quiet {

@@ -127,16 +127,27 @@ fn nothing_is_left_when_the_test_process_is_killed() -> Result<()> {
     let folder = PathBuf::from(words.next().context("no folder")?);
     assert!(!is_gone(pid)? && folder.exists());
     victim.kill()?;
+    until_gone(pid)?;
     let deadline = Instant::now() + Duration::from_secs(20);
-    while !is_gone(pid)? || folder.exists() {
+    while folder.exists() {
         ensure!(
             Instant::now() < deadline,
-            "{pid} or {} is still there",
+            "{} is still there",
             folder.display()
         );
         std::thread::yield_now();
     }
     Ok(())
+}
+
+#[test]
+fn what_a_program_has_started_ends_with_it() -> Result<()> {
+    let mut shell = Command::new("/bin/sh");
+    let mut shell = Program::spawn(shell.args(["-c", "sleep 1000 & echo $!; wait"]))?;
+    let pid: u32 = shell.expect("")?.parse()?;
+    assert!(!is_gone(pid)?);
+    drop(shell);
+    until_gone(pid)
 }
 
 #[test]
@@ -191,6 +202,16 @@ fn waiting_in_vain_tells_what_was_said_instead() -> Result<()> {
     let mut program = Program::spawn(echo.args(["-c", "echo something else"]))?;
     let error = program.expect("the line").err().context("it came")?;
     assert!(error.to_string().contains("something else"), "{error}");
+    Ok(())
+}
+
+/// Waits for the end of a process that is no child of ours.
+fn until_gone(pid: u32) -> Result<()> {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !is_gone(pid)? {
+        ensure!(Instant::now() < deadline, "{pid} is still there");
+        std::thread::yield_now();
+    }
     Ok(())
 }
 
