@@ -126,21 +126,25 @@ fn a_killed_worker_is_replaced_at_once() -> Result<()> {
     let mut publisher = start_publisher(&server, 100_000)?;
     handled.wait(10_000)?;
     workers.remove(0).kill()?;
+    let killed = Instant::now();
     server.wait_for_subscriptions(SUBJECT, 2)?;
+    let late = killed.elapsed();
+    assert!(late < Duration::from_secs(1), "{late:?}");
     assert!(publisher.wait()?.success());
 
-    // What it had been given is lost; from then on the others get everything.
-    publish(&server, 1_000)?;
-    let mut sum = 0;
+    // From now on the others handle everything …
+    let entries: Vec<String> = (200_001..=201_000)
+        .map(|id| format!(r#"{{"id":{id},"level":"INFO","message":"after the kill"}}"#))
+        .collect();
+    let entries: Vec<&[u8]> = entries.iter().map(String::as_bytes).collect();
+    server_takes(&server, &entries)?;
     for worker in &mut workers {
-        sum += handled_by(&worker.stop()?)?;
+        assert!(handled_by(&worker.stop()?)? > 0);
     }
+    handled.check_once(200_001..=201_000);
+    // … and what the killed one had been given is lost, no more.
     let lost = handled.missing(1..=100_000);
-    assert!(lost <= 65_536, "{lost} of 100000 were lost");
-    for id in 1..=1_000 {
-        assert!(handled.times(id) >= 1, "{id} came after the kill");
-    }
-    assert!(sum >= 1_000);
+    assert!(lost < 50_000, "{lost} of 100000 were lost");
     Ok(())
 }
 
@@ -285,7 +289,7 @@ fn a_publisher_is_done_when_the_server_has_everything() -> Result<()> {
 #[test]
 fn a_publisher_rides_out_a_restart_and_says_what_it_costs() -> Result<()> {
     let mut server = Server::start()?;
-    let count = 300_000;
+    let count = 150_000;
     let mut publisher = start_publisher(&server, count)?;
     server.monitor_until("/varz", |varz| varz["in_msgs"].as_u64() > Some(10_000))?;
     server.kill()?;
@@ -357,17 +361,17 @@ fn a_worker_that_is_too_slow_says_how_much_it_dropped() -> Result<()> {
 }
 
 #[test]
-fn a_busy_worker_holds_a_million_messages() -> Result<()> {
+fn a_busy_worker_holds_what_the_library_would_drop() -> Result<()> {
     let server = Server::start()?;
     // Nobody reads what it prints: it stands still at the first full pipe.
     let mut command = server.command(WORKER);
     let mut worker = command.stdout(Stdio::piped()).spawn()?;
     server.wait_for_subscriptions(SUBJECT, 1)?;
-    publish(&server, 200_000)?;
+    publish(&server, 100_000)?;
     let stdout = worker.stdout.take().context("no pipe")?;
     let lines = BufReader::new(stdout).lines();
     let seen = lines.filter(|line| line.as_ref().is_ok_and(|line| line.contains(": log ")));
-    assert_eq!(seen.take(200_000).count(), 200_000);
+    assert_eq!(seen.take(100_000).count(), 100_000);
     worker.kill()?;
     worker.wait()?;
     Ok(())
