@@ -8,6 +8,7 @@
 //! Each experiment's module measures what its lesson claims: both sides in one run, in turns, on
 //! a private server. What counts are the ratios: the same machine was slow or fast for all rows.
 
+mod queue_groups;
 mod report;
 mod rpc;
 mod stage;
@@ -25,7 +26,7 @@ use crate::stage::Stage;
 /// An experiment and what measures it.
 type Bench = (&'static str, fn(&Stage) -> Result<Vec<Table>>);
 
-const BENCHES: &[Bench] = &[("rpc", rpc::bench)];
+const BENCHES: &[Bench] = &[("queue-groups", queue_groups::bench), ("rpc", rpc::bench)];
 
 /// Measures what the lessons claim, and prints medians and ratios.
 #[derive(Parser)]
@@ -48,7 +49,11 @@ fn main() -> ExitCode {
     if let [part, args @ ..] = &args[..]
         && part == stage::PART
     {
-        return common::run(rpc::part(args.to_vec()));
+        let args = args.to_vec();
+        return match args.first() {
+            Some(part) if part.starts_with("bare-") => common::run(queue_groups::part(args)),
+            _ => common::run(rpc::part(args)),
+        };
     }
     // Ctrl-C ends it at once: nothing is lost, and the parts end with it.
     match bench(&Args::parse()) {

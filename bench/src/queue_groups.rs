@@ -1,0 +1,231 @@
+//! `queue-groups`: how a group grows with its workers, and what each way to stop one loses.
+
+use std::io::{Write, stdout};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use common::payload::LogEntry;
+use futures::StreamExt;
+use hyper::body::Bytes;
+use testkit::{Link, Program};
+
+use crate::report::Table;
+use crate::stage::{Stage, figure, last_line};
+
+const SUBJECT: &str = "logs.process";
+const QUEUE_GROUP: &str = "log_workers";
+
+/// So many messages for a group of one, two and three workers.
+const SHARED: u32 = 500_000;
+/// So many messages, in the middle of which a worker stops.
+const STOPPED: u32 = 200_000;
+/// `log-worker` cannot help it.
+const KILL: &str = "kill -9";
+/// `log-worker` after SIGTERM.
+const UNTIL_SHUTDOWN: &str = "until_shutdown";
+const WAYS: [&str; 5] = [KILL, "plain exit", "unsubscribe", "drain", UNTIL_SHUTDOWN];
+
+/// Parts of a measurement.
+const PUBLISHER: &str = "bare-publisher";
+const WORKER: &str = "bare-worker";
+
+/// Growth and losses.
+///
+/// # Errors
+///
+/// Where a program fails.
+pub fn bench(stage: &Stage) -> Result<Vec<Table>> {
+    let mut tables = vec![publishing(stage)?, growth(stage)?];
+    for (network, delay) in [("loopback", 0), ("20 ms each way", 20)] {
+        tables.push(losses(stage, network, Duration::from_millis(delay))?);
+    }
+    Ok(tables)
+}
+
+/// `log-publisher` beside a loop that publishes the same bytes again and again.
+fn publishing(stage: &Stage) -> Result<Table> {
+    let server = stage.server()?;
+    let program = stage.program("queue-groups", "log-publisher")?;
+    let count = (4 * SHARED).to_string();
+    let title = format!("Publishing to nobody ({count})");
+    let names = ["bare async-nats", "log-publisher"];
+    let samples = stage.in_turns(&title, &names, |contender| {
+        let line = match contender {
+            0 => last_line(&mut stage.part(&server, &[PUBLISHER, &count]))?,
+            _ => last_line(server.command(&program).args(["--count", &count]))?,
+        };
+        Ok(vec![figure(&line, "(", "/s)")?])
+    })?;
+    Ok(table(&title, "messages/s", &names, &samples))
+}
+
+/// Groups of one, two and three; each worker's clock runs from its first message to its last.
+fn growth(stage: &Stage) -> Result<Table> {
+    let publisher = stage.program("queue-groups", "log-publisher")?;
+    let worker = stage.program("queue-groups", "log-worker")?;
+    let title = format!("A queue group grows ({SHARED})");
+    let names = ["1 worker", "2 workers", "3 workers", "3 of bare async-nats"];
+    let samples = stage.in_turns(&title, &names, |contender| {
+        let server = stage.server()?;
+        let count = (contender + 1).min(3);
+        let mut workers = Vec::new();
+        for _ in 0..count {
+            workers.push(if contender < 3 {
+                start(server.command(&worker).arg("--quiet"))?
+            } else {
+                start(&mut stage.part(&server, &[WORKER, "drain"]))?
+            });
+        }
+        server.wait_for_subscriptions(SUBJECT, count)?;
+        last_line(
+            server
+                .command(&publisher)
+                .args(["--count", &SHARED.to_string()]),
+        )?;
+        server.monitor_until("/varz", |varz| {
+            varz["out_msgs"].as_u64() >= Some(u64::from(SHARED))
+        })?;
+        let (mut handled, mut slowest) = (0.0, 0.0_f64);
+        for worker in &mut workers {
+            let (messages, seconds) = stop(worker)?;
+            handled += messages;
+            slowest = slowest.max(seconds);
+        }
+        Ok(vec![handled / slowest])
+    })?;
+    Ok(table(&title, "messages/s", &names, &samples))
+}
+
+/// One of three workers ends in the middle of the work: how many messages nobody handled. The
+/// others are `log-worker`s, which lose none when they stop.
+fn losses(stage: &Stage, network: &str, delay: Duration) -> Result<Table> {
+    let publisher = stage.program("queue-groups", "log-publisher")?;
+    let log_worker = stage.program("queue-groups", "log-worker")?;
+    let title = format!("One of three workers ends, {network}: lost of {STOPPED}");
+    let samples = stage.in_turns(&title, &WAYS, |way| {
+        let server = stage.server()?;
+        let link = Link::to(server.port())?;
+        link.delay(delay);
+        let start = |mut command: Command| {
+            if !delay.is_zero() {
+                command.env("NATS_URL", link.url());
+            }
+            start(&mut command)
+        };
+        let quiet = || {
+            let mut command = server.command(&log_worker);
+            command.arg("--quiet");
+            command
+        };
+        let mut ending = start(match WAYS[way] {
+            // What it prints tells what it had handled.
+            KILL => server.command(&log_worker),
+            UNTIL_SHUTDOWN => quiet(),
+            way => stage.part(&server, &[WORKER, way]),
+        })?;
+        let mut staying = [start(quiet())?, start(quiet())?];
+        server.wait_for_subscriptions(SUBJECT, 3)?;
+        let mut command = server.command(&publisher);
+        let mut publishing =
+            Program::spawn(command.args(["--count", &STOPPED.to_string()]))?.quiet();
+        server.monitor_until("/varz", |varz| {
+            varz["in_msgs"].as_u64() > Some(u64::from(STOPPED / 4))
+        })?;
+        let mut handled = if WAYS[way] == KILL {
+            ending.kill()?;
+            f64::from(u32::try_from(ending.wait()?.stdout.len())?) - 1.0
+        } else {
+            stop(&mut ending)?.0
+        };
+        publishing.wait()?;
+        for worker in &mut staying {
+            handled += stop(worker)?.0;
+        }
+        Ok(vec![f64::from(STOPPED) - handled])
+    })?;
+    Ok(table(&title, "lost", &WAYS, &samples))
+}
+
+fn table(title: &str, column: &str, names: &[&str], samples: &[Vec<Vec<f64>>]) -> Table {
+    let mut table = Table::new(title, &[column]);
+    for (name, samples) in names.iter().zip(samples) {
+        table.row(name, samples);
+    }
+    table
+}
+
+/// A worker that is ready.
+fn start(command: &mut Command) -> Result<Program> {
+    let mut worker = Program::spawn(command)?.quiet();
+    worker.expect("waiting")?;
+    Ok(worker)
+}
+
+/// Stops a worker: how many messages it handled, in how many seconds.
+fn stop(worker: &mut Program) -> Result<(f64, f64)> {
+    let ended = worker.stop()?;
+    let last = ended.stdout.last().context("nothing was printed")?;
+    Ok((
+        figure(last, ": ", " messages")?,
+        figure(last, " in ", " s (")?,
+    ))
+}
+
+/// The parts of this experiment: the same as its programs, with the bare client library.
+///
+/// # Errors
+///
+/// Whatever fails.
+pub async fn part(args: Vec<String>) -> Result<()> {
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    match args[..] {
+        [PUBLISHER, count] => publisher(count.parse()?).await,
+        [WORKER, way] => worker(way).await,
+        _ => bail!("no such part: {args:?}"),
+    }
+}
+
+async fn publisher(count: u64) -> Result<()> {
+    let client = async_nats::connect(std::env::var("NATS_URL")?).await?;
+    let start = Instant::now();
+    let payload =
+        Bytes::from_static(br#"{"id":1234567,"level":"INFO","message":"user logged in"}"#);
+    for _ in 0..count {
+        client.publish(SUBJECT, payload.clone()).await?;
+    }
+    client.flush().await?;
+    let summary = common::summary(count, "messages", start.elapsed());
+    Ok(writeln!(stdout(), "{summary}")?)
+}
+
+async fn worker(way: &str) -> Result<()> {
+    let client = async_nats::connect(std::env::var("NATS_URL")?).await?;
+    let mut logs = client.queue_subscribe(SUBJECT, QUEUE_GROUP.into()).await?;
+    client.flush().await?;
+    writeln!(stdout(), "waiting")?;
+    let mut handled = 0;
+    let (mut first, mut elapsed) = (None, Duration::ZERO);
+    let mut stopped = false;
+    loop {
+        let log = tokio::select! {
+            log = logs.next() => log,
+            () = common::shutdown(), if !stopped => {
+                stopped = true;
+                match way {
+                    "drain" => logs.drain().await?,
+                    "unsubscribe" => logs.unsubscribe().await?,
+                    _ => break,
+                }
+                continue;
+            }
+        };
+        let Some(log) = log else { break };
+        let first = *first.get_or_insert_with(Instant::now);
+        serde_json::from_slice::<LogEntry>(&log.payload)?;
+        handled += 1;
+        elapsed = first.elapsed();
+    }
+    let summary = common::summary(handled, "messages", elapsed);
+    Ok(writeln!(stdout(), "bare: {summary}")?)
+}
