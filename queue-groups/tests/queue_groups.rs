@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::process::{Command, Stdio};
+use std::sync::mpsc::channel;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use serde_json::Value;
 use testkit::{Ended, Lesson, Link, Program, Server, Signal};
 
 const PUBLISHER: &str = env!("CARGO_BIN_EXE_log-publisher");
@@ -101,10 +103,12 @@ fn stop_one_of(
     count: u64,
 ) -> Result<()> {
     let mut publisher = start_publisher(server, count)?;
-    handled.wait(count / 4)?;
-    let stopped = workers.remove(0).stop()?;
-    let in_the_middle = publisher.is_running()?;
-    assert!(stopped.success());
+    let received = |varz: &Value| varz["in_msgs"].as_u64().unwrap_or(0);
+    server.monitor_until("/varz", |varz| received(varz) > count / 4)?;
+    let mut stopping = workers.remove(0);
+    stopping.signal(Signal::TERM)?;
+    let then = received(&server.monitor("/varz")?);
+    let stopped = stopping.wait()?;
     assert_eq!(stopped.stderr, [""; 0]);
     assert!(publisher.wait()?.success());
     handled.wait(count)?;
@@ -114,7 +118,7 @@ fn stop_one_of(
     }
     handled.check_once(1..=count);
     assert_eq!(sum, count);
-    ensure!(in_the_middle, "the worker was stopped too late to tell");
+    ensure!(then < count, "the worker was stopped too late to tell");
     Ok(())
 }
 
@@ -363,17 +367,27 @@ fn a_worker_that_is_too_slow_says_how_much_it_dropped() -> Result<()> {
 #[test]
 fn a_busy_worker_holds_what_the_library_would_drop() -> Result<()> {
     let server = Server::start()?;
-    // Nobody reads what it prints: it stands still at the first full pipe.
-    let mut command = server.command(WORKER);
-    let mut worker = command.stdout(Stdio::piped()).spawn()?;
+    let handled = Handled::default();
+    // Nobody reads what it prints, until this channel is closed: it stands still at a full pipe.
+    let (closed, blocked) = channel::<()>();
+    let noted = handled.clone();
+    let mut worker = Program::spawn_watched(&mut server.command(WORKER), move |line| {
+        if line.contains(": log ") {
+            let _ = blocked.recv();
+        }
+        noted.note(line);
+    })?;
     server.wait_for_subscriptions(SUBJECT, 1)?;
     publish(&server, 100_000)?;
-    let stdout = worker.stdout.take().context("no pipe")?;
-    let lines = BufReader::new(stdout).lines();
-    let seen = lines.filter(|line| line.as_ref().is_ok_and(|line| line.contains(": log ")));
-    assert_eq!(seen.take(100_000).count(), 100_000);
-    worker.kill()?;
-    worker.wait()?;
+    server.monitor_until("/connz", |connz| {
+        let worker = &connz["connections"][0];
+        worker["out_msgs"] == 100_000 && worker["pending_bytes"] == 0
+    })?;
+    drop(closed);
+    handled.wait(100_000)?;
+    handled.check_once(1..=100_000);
+    let ended = worker.stop()?;
+    assert_eq!(ended.stderr, [""; 0]);
     Ok(())
 }
 
