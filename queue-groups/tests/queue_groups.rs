@@ -95,6 +95,27 @@ fn a_stopped_worker_loses_nothing_over_a_slow_link() -> Result<()> {
     stop_one_of(workers, &server, &handled, 200_000)
 }
 
+#[test]
+fn a_worker_stops_soon_under_endless_load() -> Result<()> {
+    let server = Server::start()?;
+    let handled = Handled::default();
+    let start = || start_worker(server.command(WORKER).arg("--quiet"), &handled);
+    let (mut stopping, mut staying) = (start()?, start()?);
+    server.wait_for_subscriptions(SUBJECT, 2)?;
+    let mut publisher = start_publisher(&server, u64::MAX)?;
+    server.monitor_until("/varz", |varz| varz["in_msgs"].as_u64() > Some(10_000))?;
+    let told = Instant::now();
+    let stopped = stopping.stop()?;
+    let late = told.elapsed();
+    let published = summary_of(&publisher.stop()?)?;
+    let sum = handled_by(&stopped)? + handled_by(&staying.stop()?)?;
+    assert_eq!(sum, published);
+    assert_eq!(stopped.stderr, [""; 0]);
+    // Told to go on for a while, the server would have done so until 3 s were over.
+    assert!(late < Duration::from_secs(3), "{late:?}");
+    Ok(())
+}
+
 /// Publishes, stops a worker in the middle, and checks that each message was handled once.
 fn stop_one_of(
     mut workers: Vec<Program>,
