@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
-use testkit::{Ended, Lesson, Link, Program, Server, Signal};
+use testkit::{Ended, Link, Program, Server, Signal};
 
 const PUBLISHER: &str = env!("CARGO_BIN_EXE_log-publisher");
 const WORKER: &str = env!("CARGO_BIN_EXE_log-worker");
@@ -27,6 +27,21 @@ fn each_message_goes_to_one_worker() -> Result<()> {
         assert!(handled_by(&worker.stop()?)? > 0, "the work is shared");
     }
     handled.check_once(1..=300);
+    Ok(())
+}
+
+#[test]
+fn each_worker_gets_its_share_in_order() -> Result<()> {
+    let server = Server::start()?;
+    let handled = Handled::default();
+    let mut workers = start_workers(&server, 3, &handled)?;
+    publish(&server, 3_000)?;
+    for worker in &mut workers {
+        let ended = worker.stop()?;
+        let ids: Vec<u64> = ended.stdout.iter().filter_map(|line| id_of(line)).collect();
+        assert!(ids.is_sorted(), "{ids:?}");
+    }
+    assert_eq!(handled.count(), 3_000);
     Ok(())
 }
 
@@ -107,9 +122,9 @@ fn a_worker_stops_soon_under_endless_load() -> Result<()> {
     let told = Instant::now();
     let stopped = stopping.stop()?;
     let late = told.elapsed();
-    let published = summary_of(&publisher.stop()?)?;
+    let count = summary_of(&publisher.stop()?)?;
     let sum = handled_by(&stopped)? + handled_by(&staying.stop()?)?;
-    assert_eq!(sum, published);
+    assert_eq!(sum, count);
     assert_eq!(stopped.stderr, [""; 0]);
     // Told to go on for a while, the server would have done so until 3 s were over.
     assert!(late < Duration::from_secs(3), "{late:?}");
@@ -431,11 +446,6 @@ fn a_closed_pipe_ends_a_worker_quietly() -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn the_readme_is_true() -> Result<()> {
-    Lesson::read(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md"))?.check()
-}
-
 /// Which log entries were handled, by all workers together.
 #[derive(Clone, Default)]
 struct Handled(Arc<(Mutex<Entries>, Condvar)>);
@@ -452,8 +462,7 @@ impl Handled {
     }
 
     fn note(&self, line: &str) {
-        let id = line.split_once(": log ").map(|(_, log)| log.split(' '));
-        if let Some(Ok(id)) = id.and_then(|mut words| words.next()).map(str::parse) {
+        if let Some(id) = id_of(line) {
             self.with(|entries| {
                 entries.count += 1;
                 *entries.times.entry(id).or_default() += 1;
@@ -499,6 +508,12 @@ impl Handled {
             assert_eq!(self.times(id), 1, "log {id}");
         }
     }
+}
+
+/// The id in a line such as `ann: log 7 INFO "order placed"`.
+fn id_of(line: &str) -> Option<u64> {
+    let (_, log) = line.split_once(": log ")?;
+    log.split(' ').next()?.parse().ok()
 }
 
 fn start_worker(command: &mut Command, handled: &Handled) -> Result<Program> {
