@@ -18,6 +18,8 @@ const QUEUE_GROUP: &str = "log_workers";
 
 /// So many messages for a group of one, two and three workers.
 const SHARED: u32 = 500_000;
+/// So many where the worker sleeps for each.
+const SLOW: u32 = 1_000;
 /// So many messages, in the middle of which a worker stops.
 const STOPPED: u32 = 200_000;
 /// `log-worker` cannot help it.
@@ -36,7 +38,7 @@ const WORKER: &str = "bare-worker";
 ///
 /// Where a program fails.
 pub fn bench(stage: &Stage) -> Result<Vec<Table>> {
-    let mut tables = vec![publishing(stage)?, growth(stage)?];
+    let mut tables = vec![publishing(stage)?, growth(stage)?, slow_growth(stage)?];
     for (network, delay) in [("loopback", 0), ("20 ms each way", 20)] {
         tables.push(losses(stage, network, Duration::from_millis(delay))?);
     }
@@ -86,15 +88,42 @@ fn growth(stage: &Stage) -> Result<Table> {
         server.monitor_until("/varz", |varz| {
             varz["out_msgs"].as_u64() >= Some(u64::from(SHARED))
         })?;
-        let (mut handled, mut slowest) = (0.0, 0.0_f64);
-        for worker in &mut workers {
-            let (messages, seconds) = stop(worker)?;
-            handled += messages;
-            slowest = slowest.max(seconds);
-        }
-        Ok(vec![handled / slowest])
+        Ok(vec![together(&mut workers)?])
     })?;
     Ok(table(&title, "messages/s", &names, &samples))
+}
+
+/// The same where a message takes its time, as with a database or a disk: what groups are for.
+fn slow_growth(stage: &Stage) -> Result<Table> {
+    let publisher = stage.program("queue-groups", "log-publisher")?;
+    let title = format!("A queue group grows, each message sleeps 1 ms ({SLOW})");
+    let names = ["1 worker", "2 workers", "3 workers"];
+    let samples = stage.in_turns(&title, &names, |contender| {
+        let server = stage.server()?;
+        let mut workers = Vec::new();
+        for _ in 0..=contender {
+            workers.push(start(&mut stage.part(&server, &[WORKER, "slow"]))?);
+        }
+        server.wait_for_subscriptions(SUBJECT, workers.len())?;
+        last_line(
+            server
+                .command(&publisher)
+                .args(["--count", &SLOW.to_string()]),
+        )?;
+        Ok(vec![together(&mut workers)?])
+    })?;
+    Ok(table(&title, "messages/s", &names, &samples))
+}
+
+/// Stops workers: what they handled a second, all of them, while the slowest one worked.
+fn together(workers: &mut [Program]) -> Result<f64> {
+    let (mut handled, mut slowest) = (0.0, 0.0_f64);
+    for worker in workers {
+        let (messages, seconds) = stop(worker)?;
+        handled += messages;
+        slowest = slowest.max(seconds);
+    }
+    Ok(handled / slowest)
 }
 
 /// One of three workers ends in the middle of the work: how many messages nobody handled. The
@@ -213,7 +242,7 @@ async fn worker(way: &str) -> Result<()> {
             () = common::shutdown(), if !stopped => {
                 stopped = true;
                 match way {
-                    "drain" => logs.drain().await?,
+                    "drain" | "slow" => logs.drain().await?,
                     "unsubscribe" => logs.unsubscribe().await?,
                     _ => break,
                 }
@@ -223,6 +252,9 @@ async fn worker(way: &str) -> Result<()> {
         let Some(log) = log else { break };
         let first = *first.get_or_insert_with(Instant::now);
         serde_json::from_slice::<LogEntry>(&log.payload)?;
+        if way == "slow" {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
         handled += 1;
         elapsed = first.elapsed();
     }
