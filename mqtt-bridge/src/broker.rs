@@ -1,0 +1,156 @@
+//! Where the MQTT broker is, and who we are there.
+
+use anyhow::{Context, Result, bail};
+use percent_encoding::percent_decode_str;
+use rumqttc::{ConnectReturnCode, ConnectionError, MqttOptions};
+use url::Url;
+
+const EXPECTED: &str = "expected mqtt://HOST:PORT";
+
+/// Flags of a program that speaks MQTT.
+#[derive(clap::Args)]
+#[command(next_help_heading = "Connection")]
+pub struct MqttArgs {
+    /// MQTT broker
+    #[arg(
+        long,
+        env = "MQTT_URL",
+        hide_env_values = true,
+        default_value = "mqtt://localhost:1883",
+        value_name = "URL"
+    )]
+    broker: String,
+    /// User name
+    #[arg(long, env = "MQTT_USER", hide_env_values = true)]
+    user: Option<String>,
+    /// Password
+    #[arg(long, env = "MQTT_PASSWORD", hide_env_values = true)]
+    password: Option<String>,
+}
+
+impl MqttArgs {
+    /// The client library's options for a client of this id, and the broker's address without
+    /// user and password, to be shown.
+    ///
+    /// # Errors
+    ///
+    /// Where the address is malformed; without repeating it, as it may hold a password.
+    pub fn options(&self, client_id: &str) -> Result<(MqttOptions, String)> {
+        let text = self.broker.trim();
+        let text = if text.contains("://") {
+            text.to_owned()
+        } else {
+            format!("mqtt://{text}")
+        };
+        let url = Url::parse(&text)
+            .map_err(|error| anyhow::anyhow!("malformed broker URL: {error}; {EXPECTED}"))?;
+        match url.scheme() {
+            "mqtt" => {}
+            "mqtts" => bail!(
+                "mqtts:// is not built in: TLS is a feature of the MQTT library that this program leaves out; {EXPECTED}"
+            ),
+            _ => bail!("malformed broker URL: not mqtt://; {EXPECTED}"),
+        }
+        let host = url.host_str().filter(|host| !host.is_empty());
+        let host = host.with_context(|| format!("malformed broker URL: no host; {EXPECTED}"))?;
+        if !matches!(url.path(), "" | "/") || url.query().is_some() || url.fragment().is_some() {
+            bail!("malformed broker URL: something follows the port; {EXPECTED}");
+        }
+        let port = url.port().unwrap_or(1883);
+        let mut options = MqttOptions::new(client_id, host, port);
+        let decode = |text: &str| {
+            let text = percent_decode_str(text).decode_utf8();
+            text.map(String::from)
+                .context("malformed broker URL: user or password is not UTF-8")
+        };
+        let user = match url.username() {
+            "" => self.user.clone(),
+            user => Some(decode(user)?),
+        };
+        let password = match url.password() {
+            None => self.password.clone(),
+            Some(password) => Some(decode(password)?),
+        };
+        match (user, password) {
+            (Some(user), password) => {
+                options.set_credentials(user, password.unwrap_or_default());
+            }
+            (None, Some(_)) => bail!("a password without a user: give one with --user"),
+            (None, None) => {}
+        }
+        Ok((options, format!("mqtt://{host}:{port}")))
+    }
+}
+
+/// Why there is no connection, and what to do about it.
+#[must_use]
+pub fn explain(error: &ConnectionError) -> String {
+    use ConnectReturnCode::{BadUserNamePassword, NotAuthorized};
+    match error {
+        ConnectionError::ConnectionRefused(NotAuthorized | BadUserNamePassword) => {
+            "user or password not accepted; check --user and --password".into()
+        }
+        ConnectionError::ConnectionRefused(code) => {
+            format!("the broker refuses it ({code:?}); check its log")
+        }
+        ConnectionError::Io(error) => format!(
+            "{error}; start a server with `cargo xtask up` or `docker compose up -d`, or name another with --broker"
+        ),
+        ConnectionError::NetworkTimeout | ConnectionError::FlushTimeout => {
+            "no answer in time; check --broker, the network and the broker's health".into()
+        }
+        ConnectionError::MqttState(_) | ConnectionError::NotConnAck(_) => {
+            format!("what listens there does not speak MQTT ({error}); check --broker")
+        }
+        ConnectionError::RequestsDone => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn args(broker: &str) -> MqttArgs {
+        MqttArgs {
+            broker: broker.into(),
+            user: Some("flag".into()),
+            password: Some("secret".into()),
+        }
+    }
+
+    #[test]
+    fn an_address_says_where_and_who() -> Result<()> {
+        for (text, host, port) in [
+            ("mqtt://localhost", "localhost", 1883),
+            ("mqtt://10.0.0.1:1884/", "10.0.0.1", 1884),
+            ("mqtt://[::1]:1883", "[::1]", 1883),
+            ("localhost:1883", "localhost", 1883),
+        ] {
+            let (options, shown) = args(text).options("id")?;
+            assert_eq!(options.broker_address(), (host.into(), port), "{text}");
+            assert_eq!(shown, format!("mqtt://{host}:{port}"));
+        }
+        let login = args("mqtt://me:p%40ss@localhost").options("id")?.0.credentials();
+        let login = login.context("no credentials")?;
+        assert_eq!((&*login.username, &*login.password), ("me", "p@ss"));
+        let login = args("mqtt://localhost").options("id")?.0.credentials();
+        let login = login.context("no credentials")?;
+        assert_eq!((&*login.username, &*login.password), ("flag", "secret"));
+        Ok(())
+    }
+
+    #[test]
+    fn a_malformed_address_is_refused_and_not_repeated() {
+        for text in [
+            "",
+            "mqtt://",
+            "nats://me:hidden@localhost",
+            "mqtts://me:hidden@localhost",
+            "mqtt://me:hidden@localhost:port",
+            "mqtt://me:hidden@localhost/topic",
+        ] {
+            let error = args(text).options("id").err().map(|error| format!("{error:#}"));
+            assert!(error.is_some_and(|error| !error.contains("hidden")), "{text}");
+        }
+    }
+}

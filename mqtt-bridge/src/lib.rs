@@ -1,0 +1,117 @@
+//! What the programs of this experiment agree on: names, what a valid reading is, how one is shown.
+
+mod broker;
+mod seen;
+
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+pub use common::payload::{DeviceCommand, Reading};
+
+pub use broker::{MqttArgs, explain};
+pub use seen::Seen;
+
+/// Where readings go, as MQTT says it …
+pub const TOPIC: &str = "device/temp";
+/// … and as NATS says it: the server makes `.` of `/`.
+pub const SUBJECT: &str = "device.temp";
+
+/// The pauses between two readings that a command may ask for. A device is far away, and what was
+/// a typing error must not make it flood the network, or fall silent for good.
+pub const INTERVALS: RangeInclusive<Duration> =
+    Duration::from_millis(1)..=Duration::from_secs(24 * 60 * 60);
+
+/// Checks a sensor's id. It becomes part of topics and of subjects, where dots, slashes, spaces and
+/// wildcards mean something, and something else on either side of the bridge.
+///
+/// # Errors
+///
+/// Where it is not `[A-Za-z0-9_-]{1,64}`.
+pub fn sensor_id(text: &str) -> Result<String> {
+    let allowed = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'_' | b'-');
+    ensure!(
+        (1..=64).contains(&text.len()) && text.bytes().all(allowed),
+        "expected 1 to 64 letters, digits, `_` or `-`"
+    );
+    Ok(text.to_owned())
+}
+
+/// Parses a reading. Everybody who may publish on the subject can send anything there.
+///
+/// # Errors
+///
+/// Where it is no reading.
+pub fn reading(payload: &[u8]) -> Result<Reading> {
+    let reading: Reading = serde_json::from_slice(payload)?;
+    sensor_id(&reading.sensor_id).context("invalid sensor_id")?;
+    Ok(reading)
+}
+
+/// A reading as the programs show it.
+#[must_use]
+pub fn line(reading: &Reading) -> String {
+    let Reading {
+        sensor_id,
+        seq,
+        celsius,
+        ..
+    } = reading;
+    format!("{sensor_id} #{seq}: {celsius:.1} °C")
+}
+
+/// Parses a pause between two readings, for [`DeviceCommand`].
+///
+/// # Errors
+///
+/// Where it is no duration, or not one of [`INTERVALS`].
+pub fn interval(text: &str) -> Result<Duration> {
+    in_bounds(humantime::parse_duration(text)?)
+}
+
+/// Checks that a pause is one of [`INTERVALS`].
+///
+/// # Errors
+///
+/// Where it is not.
+pub fn in_bounds(interval: Duration) -> Result<Duration> {
+    ensure!(
+        INTERVALS.contains(&interval),
+        "expected an interval of {} to {}",
+        humantime::format_duration(*INTERVALS.start()),
+        humantime::format_duration(*INTERVALS.end()),
+    );
+    Ok(interval)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_is_one_word_on_both_sides_of_the_bridge() {
+        for id in ["sensor-1", "A_9", "-", &"x".repeat(64)] {
+            assert!(sensor_id(id).is_ok(), "{id}");
+        }
+        for id in ["", "a/b", "a.b", "a b", "a*", "a>", "a+", "#", "é", &"x".repeat(65)] {
+            assert!(sensor_id(id).is_err(), "{id}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_reading_is_recognised() {
+        let with = |id: &str| {
+            format!(r#"{{"sensor_id":"{id}","seq":1,"celsius":21.5,"timestamp_ms":1790000000000}}"#)
+        };
+        assert!(reading(with("sensor-1").as_bytes()).is_ok());
+        assert!(reading(with("\\u001b[2J").as_bytes()).is_err());
+        assert!(reading(b"21.5").is_err());
+        assert!(reading(b"").is_err());
+    }
+
+    #[test]
+    fn a_commanded_interval_has_bounds() {
+        assert!(interval("1ms").is_ok() && interval("24h").is_ok());
+        assert!(interval("0s").is_err() && interval("999us").is_err() && interval("25h").is_err());
+    }
+}
