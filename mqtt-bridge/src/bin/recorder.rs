@@ -28,6 +28,7 @@ const HEARTBEAT: Duration = Duration::from_millis(250);
 const ACK_WAIT: Duration = Duration::from_secs(5);
 /// What a recorder that stops was handed already arrives within this time.
 const ARRIVAL: Duration = Duration::from_millis(100);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
 const RETRY: Duration = Duration::from_millis(250);
 /// How many readings back a repetition is recognised.
 const MEMORY: usize = 65_536;
@@ -54,7 +55,8 @@ fn main() -> ExitCode {
 
 async fn recorder(args: Args) -> Result<()> {
     let client = args.nats.connect("recorder").await?;
-    let jetstream = jetstream::new(client.clone());
+    let mut jetstream = jetstream::new(client.clone());
+    jetstream.set_timeout(REQUEST_TIMEOUT);
     let mut consumer = open(&jetstream).await?;
     let mut seen = Seen::new(MEMORY);
     recall(&jetstream, &mut consumer, &mut seen).await?;

@@ -5,7 +5,7 @@
 //! cargo run -p mqtt-bridge --bin sensor -- --count 5 --interval 100ms # terminal 2
 //! ```
 
-use std::io::{Write, stdout};
+use std::io::{ErrorKind, Write, stdout};
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -13,7 +13,7 @@ use anyhow::{Result, bail, ensure};
 use clap::Parser;
 use mqtt_bridge::{DeviceCommand, MqttArgs, Reading, TOPIC};
 use rumqttc::{
-    AsyncClient, Event, EventLoop, LastWill, Outgoing, Packet, Publish, QoS, Subscribe,
+    AsyncClient, ConnectionError, Event, EventLoop, LastWill, Outgoing, Packet, Publish, QoS, Subscribe,
     SubscribeReasonCode,
 };
 use tokio::sync::watch;
@@ -29,7 +29,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Pauses between attempts grow from the first to the second of these.
 const RETRY: [Duration; 2] = [Duration::from_millis(20), Duration::from_millis(500)];
 /// So many connections in a row, each ended by the broker within so short a time, are no accident.
-const CUT_OFF: (u32, Duration) = (4, Duration::from_secs(3));
+const CUT_OFF: (u32, Duration) = (3, Duration::from_secs(3));
 /// What is left to do once we were told to stop.
 const FAREWELL_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -59,6 +59,7 @@ struct Args {
 /// What is known of the connection.
 #[derive(Default)]
 struct Link {
+    /// The broker has heard that we are here, and commands reach us.
     connected: bool,
     /// Readings that the broker has acknowledged.
     acknowledged: u64,
@@ -258,16 +259,18 @@ impl Broker {
                     eventloop.pending.push_front(commands.into());
                     eventloop.pending.push_front(online.into());
                     (connected, is_first, attempts) = (Some(Instant::now()), false, 0);
-                    self.link.send_modify(|link| link.connected = true);
                 }
                 Ok(Event::Incoming(Packet::PubAck(_))) => {
                     self.link.send_modify(|link| link.acknowledged += 1);
                 }
-                Ok(Event::Incoming(Packet::SubAck(answer))) => ensure!(
-                    answer.return_codes != [SubscribeReasonCode::Failure],
-                    "{url} denied the subscription to {}; connect as a user that may, with --user",
-                    self.command_topic
-                ),
+                Ok(Event::Incoming(Packet::SubAck(answer))) => {
+                    ensure!(
+                        answer.return_codes != [SubscribeReasonCode::Failure],
+                        "{url} denied the subscription to {}; connect as a user that may, with --user",
+                        self.command_topic
+                    );
+                    self.link.send_modify(|link| link.connected = true);
+                }
                 Ok(Event::Incoming(Packet::Publish(command))) => match obey(&command.payload) {
                     Ok(interval) => {
                         self.interval.send_replace(interval);
@@ -292,8 +295,10 @@ impl Broker {
                                  does another sensor use the id of this one? give each its own with --id"
                             );
                         }
-                        // A broker that was away did not throw us out.
-                        None => cut_off = 0,
+                        // A broker that was away did not throw us out. (nats-server lets the
+                        // losers of such a fight wait for a second, and then hangs up on them.)
+                        None if is_away(&error) => cut_off = 0,
+                        None => {}
                     }
                     tracing::debug!("{error}");
                     sleep(retry_delay(attempts)).await;
@@ -301,6 +306,14 @@ impl Broker {
                 }
             }
         }
+    }
+}
+
+/// Whether nobody was there to connect to.
+fn is_away(error: &ConnectionError) -> bool {
+    match error {
+        ConnectionError::Io(error) => error.kind() == ErrorKind::ConnectionRefused,
+        error => matches!(error, ConnectionError::NetworkTimeout),
     }
 }
 
