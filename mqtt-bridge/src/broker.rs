@@ -130,7 +130,10 @@ mod tests {
             assert_eq!(options.broker_address(), (host.into(), port), "{text}");
             assert_eq!(shown, format!("mqtt://{host}:{port}"));
         }
-        let login = args("mqtt://me:p%40ss@localhost").options("id")?.0.credentials();
+        let login = args("mqtt://me:p%40ss@localhost")
+            .options("id")?
+            .0
+            .credentials();
         let login = login.context("no credentials")?;
         assert_eq!((&*login.username, &*login.password), ("me", "p@ss"));
         let login = args("mqtt://localhost").options("id")?.0.credentials();
@@ -149,8 +152,14 @@ mod tests {
             "mqtt://me:hidden@localhost:port",
             "mqtt://me:hidden@localhost/topic",
         ] {
-            let error = args(text).options("id").err().map(|error| format!("{error:#}"));
-            assert!(error.is_some_and(|error| !error.contains("hidden")), "{text}");
+            let error = args(text)
+                .options("id")
+                .err()
+                .map(|error| format!("{error:#}"));
+            assert!(
+                error.is_some_and(|error| !error.contains("hidden")),
+                "{text}"
+            );
         }
     }
 }

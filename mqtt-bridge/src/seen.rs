@@ -35,11 +35,7 @@ impl Seen {
 
     /// Remembers a reading, and says whether it is new.
     pub fn is_new(&mut self, reading: &Reading) -> bool {
-        let name = (
-            reading.sensor_id.clone(),
-            reading.seq,
-            reading.timestamp_ms,
-        );
+        let name = (reading.sensor_id.clone(), reading.seq, reading.timestamp_ms);
         let is_new = self.known.insert(name.clone());
         if is_new {
             self.order.push_back(name);

@@ -40,7 +40,10 @@ async fn backend(args: Args) -> Result<()> {
     // that its buffer overflows. `recorder` is the one who misses nothing.
     let mut messages = client.subscribe(SUBJECT).await?;
     client.flush().await?;
-    writeln!(stdout(), "waiting for readings on {SUBJECT}, each at most once")?;
+    writeln!(
+        stdout(),
+        "waiting for readings on {SUBJECT}, each at most once"
+    )?;
 
     let (mut count, mut start) = (0, None);
     while args.limit.is_none_or(|limit| count < limit) {

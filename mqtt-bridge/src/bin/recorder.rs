@@ -25,7 +25,7 @@ const BATCH: usize = 256;
 /// The server's sign of life while there is nothing to record. Two missed ones are noticed.
 const HEARTBEAT: Duration = Duration::from_millis(250);
 /// What was handed to a recorder that died is handed over again after this time.
-const ACK_WAIT: Duration = Duration::from_secs(5);
+const ACK_WAIT: Duration = Duration::from_secs(2);
 /// What a recorder that stops was handed already arrives within this time.
 const ARRIVAL: Duration = Duration::from_millis(100);
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
@@ -85,7 +85,9 @@ async fn recorder(args: Args) -> Result<()> {
                 // The server is away, or somebody deleted the consumer or the stream. In the first
                 // case the messages go on by themselves when it is back; in the second never.
                 tracing::debug!("no sign of life: {end:?}");
-                let Some(found) = reopen(&jetstream).await else { continue };
+                let Some(found) = reopen(&jetstream).await else {
+                    continue;
+                };
                 let is_other = found.cached_info().created != consumer.cached_info().created;
                 if is_other || end.is_none() {
                     if is_other {
@@ -111,7 +113,10 @@ async fn recorder(args: Args) -> Result<()> {
             }
             Err(error) => {
                 tracing::warn!("no reading, never to come again: {error:#}");
-                message.ack_with(AckKind::Term).await.map_err(anyhow::Error::from_boxed)?;
+                message
+                    .ack_with(AckKind::Term)
+                    .await
+                    .map_err(anyhow::Error::from_boxed)?;
                 continue;
             }
         }

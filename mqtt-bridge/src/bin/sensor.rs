@@ -13,10 +13,10 @@ use anyhow::{Result, bail, ensure};
 use clap::Parser;
 use mqtt_bridge::{DeviceCommand, MqttArgs, Reading, TOPIC};
 use rumqttc::{
-    AsyncClient, ConnectionError, Event, EventLoop, LastWill, Outgoing, Packet, Publish, QoS, Subscribe,
-    SubscribeReasonCode,
+    AsyncClient, ConnectionError, Event, EventLoop, LastWill, Outgoing, Packet, Publish, QoS,
+    Subscribe, SubscribeReasonCode,
 };
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, sleep};
 
 /// Readings on their way to the broker that it has not acknowledged yet.
@@ -91,12 +91,14 @@ async fn sensor(args: Args) -> Result<()> {
 
     let (interval_sender, interval) = watch::channel(args.interval);
     let (link_sender, mut link) = watch::channel(Link::default());
-    let broker = Broker {
+    let (printer, lines) = mpsc::unbounded_channel();
+    let mut broker = Broker {
         url,
         command_topic: format!("device/cmd/{}", args.id),
         status: status.clone(),
         interval: interval_sender,
         link: link_sender,
+        lines,
     };
     // A task of its own: a `poll` that is cancelled, in a `select!` for instance, drops what it
     // was about to write.
@@ -109,7 +111,7 @@ async fn sensor(args: Args) -> Result<()> {
     let start = Instant::now();
     let sent = tokio::select! {
         failed = &mut broker => return failed?.0,
-        sent = measure(&args, &client, interval, link.clone()) => sent?,
+        sent = measure(&args, &client, interval, link.clone(), printer) => sent?,
     };
 
     // Handing a reading to the client library says nothing. The broker's PUBACK does.
@@ -142,7 +144,11 @@ async fn sensor(args: Args) -> Result<()> {
         } => tracing::warn!("ended without a farewell: the broker is away"),
     }
     if args.count.is_some() {
-        writeln!(stdout(), "{}", common::summary(sent, "readings", start.elapsed()))?;
+        writeln!(
+            stdout(),
+            "{}",
+            common::summary(sent, "readings", start.elapsed())
+        )?;
     }
     Ok(())
 }
@@ -158,11 +164,21 @@ async fn measure(
     client: &AsyncClient,
     mut interval: watch::Receiver<Duration>,
     mut link: watch::Receiver<Link>,
+    lines: mpsc::UnboundedSender<String>,
 ) -> Result<u64> {
-    let qos = if args.qos == 0 { QoS::AtMostOnce } else { QoS::AtLeastOnce };
+    let qos = if args.qos == 0 {
+        QoS::AtMostOnce
+    } else {
+        QoS::AtLeastOnce
+    };
     link.wait_for(|link| link.connected).await?;
     let pause = humantime::format_duration(args.interval);
-    writeln!(stdout(), "{} sends to {TOPIC}, QoS {}, every {pause}", args.id, args.qos)?;
+    writeln!(
+        stdout(),
+        "{} sends to {TOPIC}, QoS {}, every {pause}",
+        args.id,
+        args.qos
+    )?;
 
     let mut ticker = ticker(Instant::now(), args.interval);
     let mut sent = 0;
@@ -194,13 +210,17 @@ async fn measure(
             timestamp_ms,
         };
         let payload = serde_json::to_vec(&reading)?;
+        if args.qos == 1 && !args.quiet {
+            lines.send(mqtt_bridge::line(&reading))?;
+        }
         tokio::select! {
             biased;
             published = client.publish(TOPIC, qos, false, payload) => published?,
             () = common::shutdown() => break,
         }
         sent += 1;
-        if !args.quiet {
+        tracing::debug!("handed over #{sent}");
+        if args.qos == 0 && !args.quiet {
             writeln!(stdout(), "{}", mqtt_bridge::line(&reading))?;
         }
     }
@@ -228,12 +248,14 @@ struct Broker {
     status: String,
     interval: watch::Sender<Duration>,
     link: watch::Sender<Link>,
+    /// What to print for each reading that is acknowledged, in order.
+    lines: mpsc::UnboundedReceiver<String>,
 }
 
 impl Broker {
     /// Keeps the connection until the broker has ended it at our request.
-    async fn talk(&self, eventloop: &mut EventLoop) -> Result<()> {
-        let url = &self.url;
+    async fn talk(&mut self, eventloop: &mut EventLoop) -> Result<()> {
+        let url = self.url.clone();
         let mut connected: Option<Instant> = None;
         let (mut is_first, mut is_leaving) = (true, false);
         let (mut cut_off, mut attempts) = (0, 0);
@@ -241,7 +263,9 @@ impl Broker {
             // What was not acknowledged goes out again after a reconnect, before anything new.
             // The library throws it away where the broker does not know our session any more,
             // which is when it is needed most: so the library does not get to see it.
-            let kept = connected.is_none().then(|| std::mem::take(&mut eventloop.pending));
+            let kept = connected
+                .is_none()
+                .then(|| std::mem::take(&mut eventloop.pending));
             let event = eventloop.poll().await;
             if let Some(kept) = kept {
                 eventloop.pending = kept;
@@ -261,6 +285,9 @@ impl Broker {
                     (connected, is_first, attempts) = (Some(Instant::now()), false, 0);
                 }
                 Ok(Event::Incoming(Packet::PubAck(_))) => {
+                    if let Ok(line) = self.lines.try_recv() {
+                        writeln!(stdout(), "{line}")?;
+                    }
                     self.link.send_modify(|link| link.acknowledged += 1);
                 }
                 Ok(Event::Incoming(Packet::SubAck(answer))) => {
@@ -288,7 +315,11 @@ impl Broker {
                         Some(since) => {
                             tracing::warn!("lost the connection to {url}, reconnecting");
                             self.link.send_modify(|link| link.connected = false);
-                            cut_off = if since.elapsed() < CUT_OFF.1 { cut_off + 1 } else { 0 };
+                            cut_off = if since.elapsed() < CUT_OFF.1 {
+                                cut_off + 1
+                            } else {
+                                0
+                            };
                             ensure!(
                                 cut_off < CUT_OFF.0,
                                 "{url} ended {cut_off} connections right after they were made: \
@@ -321,7 +352,9 @@ fn is_away(error: &ConnectionError) -> bool {
 /// lost the same broker do not all come back at the same moment.
 fn retry_delay(attempts: u32) -> Duration {
     let [first, last] = RETRY;
-    let delay = first.saturating_mul(2_u32.saturating_pow(attempts)).min(last);
+    let delay = first
+        .saturating_mul(2_u32.saturating_pow(attempts))
+        .min(last);
     delay.mul_f64(rand::random_range(0.5..=1.0))
 }
 

@@ -11,7 +11,6 @@ use testkit::{Program, Server};
 pub const SENSOR: &str = env!("CARGO_BIN_EXE_sensor");
 pub const BACKEND: &str = env!("CARGO_BIN_EXE_backend");
 pub const RECORDER: &str = env!("CARGO_BIN_EXE_recorder");
-pub const DEVICE_ADMIN: &str = env!("CARGO_BIN_EXE_device-admin");
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -55,12 +54,6 @@ impl Mqtt {
         self.until(|packet| matches!(packet, Packet::SubAck(_)).then_some(()))
     }
 
-    /// Publishes with QoS 1, and waits for the acknowledgement.
-    pub fn publish(&mut self, topic: &str, payload: impl Into<Vec<u8>>) -> Result<()> {
-        self.client.publish(topic, QoS::AtLeastOnce, false, payload)?;
-        self.until(|packet| matches!(packet, Packet::PubAck(_)).then_some(()))
-    }
-
     /// The next message that comes.
     pub fn next(&mut self) -> Result<Publish> {
         self.until(|packet| match packet {
@@ -69,7 +62,8 @@ impl Mqtt {
         })
     }
 
-    fn until<T>(&mut self, find: impl Fn(&Packet) -> Option<T>) -> Result<T> {
+    /// Waits for a packet.
+    pub fn until<T>(&mut self, find: impl Fn(&Packet) -> Option<T>) -> Result<T> {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
