@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use futures::StreamExt;
 use rumqttc::{MqttOptions, Packet, QoS};
-use testkit::{Lesson, Program, Server};
+use testkit::{Program, Server};
 use tokio::time::timeout;
 
 use support::{BACKEND, Mqtt, RECORDER, SENSOR, parse, reading, ready, seqs, spawn};
@@ -448,9 +448,4 @@ fn a_denied_publish_is_acknowledged_and_dropped() -> Result<()> {
             .any(|line| line.contains("Publish Violation"))
     );
     Ok(())
-}
-
-#[test]
-fn the_readme_is_true() -> Result<()> {
-    Lesson::read(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md"))?.check()
 }
