@@ -8,6 +8,7 @@
 //! Each experiment's module measures what its lesson claims: both sides in one run, in turns, on
 //! a private server. What counts are the ratios: the same machine was slow or fast for all rows.
 
+mod mqtt_bridge;
 mod queue_groups;
 mod report;
 mod rpc;
@@ -26,7 +27,11 @@ use crate::stage::Stage;
 /// An experiment and what measures it.
 type Bench = (&'static str, fn(&Stage) -> Result<Vec<Table>>);
 
-const BENCHES: &[Bench] = &[("queue-groups", queue_groups::bench), ("rpc", rpc::bench)];
+const BENCHES: &[Bench] = &[
+    ("queue-groups", queue_groups::bench),
+    ("rpc", rpc::bench),
+    ("mqtt-bridge", mqtt_bridge::bench),
+];
 
 /// Measures what the lessons claim, and prints medians and ratios.
 #[derive(Parser)]

@@ -14,7 +14,7 @@ use support::{BACKEND, Mqtt, RECORDER, SENSOR, parse, reading, ready, seqs, spaw
 
 const DEVICE_ADMIN: &str = env!("CARGO_BIN_EXE_device-admin");
 
-/// Publishes with QoS 1, and waits for the acknowledgement.
+/// Publishes, and waits for the acknowledgement.
 fn publish(mqtt: &mut Mqtt, topic: &str, payload: &str) -> Result<()> {
     mqtt.client
         .publish(topic, QoS::AtLeastOnce, false, payload)?;
