@@ -353,7 +353,7 @@ fn a_server_without_jetstream_is_no_place_for_a_recorder() -> Result<()> {
         ended.stderr
     );
     assert!(
-        ended.stderr[0].to_lowercase().contains("jetstream"),
+        ended.stderr[0].contains("it needs JetStream"),
         "{:?}",
         ended.stderr
     );

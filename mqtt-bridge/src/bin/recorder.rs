@@ -57,7 +57,10 @@ async fn recorder(args: Args) -> Result<()> {
     let client = args.nats.connect("recorder").await?;
     let mut jetstream = jetstream::new(client.clone());
     jetstream.set_timeout(REQUEST_TIMEOUT);
-    let mut consumer = open(&jetstream).await?;
+    let mut consumer = open(&jetstream).await.with_context(|| {
+        let server = &args.nats;
+        format!("{server} cannot record; it needs JetStream (`nats-server -js`)")
+    })?;
     let mut seen = Seen::new(MEMORY);
     recall(&jetstream, &mut consumer, &mut seen).await?;
     let mut messages = messages(&consumer).await?;

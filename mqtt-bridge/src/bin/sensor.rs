@@ -257,7 +257,7 @@ impl Broker {
     async fn talk(&mut self, eventloop: &mut EventLoop) -> Result<()> {
         let url = self.url.clone();
         let mut connected: Option<Instant> = None;
-        let (mut is_first, mut is_leaving) = (true, false);
+        let (mut is_first, mut is_leaving, mut is_refused) = (true, false, false);
         let (mut cut_off, mut attempts) = (0, 0);
         loop {
             // What was not acknowledged goes out again after a reconnect, before anything new.
@@ -283,6 +283,7 @@ impl Broker {
                     eventloop.pending.push_front(commands.into());
                     eventloop.pending.push_front(online.into());
                     (connected, is_first, attempts) = (Some(Instant::now()), false, 0);
+                    is_refused = false;
                 }
                 Ok(Event::Incoming(Packet::PubAck(_))) => {
                     if let Ok(line) = self.lines.try_recv() {
@@ -331,7 +332,14 @@ impl Broker {
                         None if is_away(&error) => cut_off = 0,
                         None => {}
                     }
-                    tracing::debug!("{error}");
+                    // It may be let in again: somebody is changing the passwords, perhaps.
+                    match error {
+                        ConnectionError::ConnectionRefused(_) if !is_refused => {
+                            is_refused = true;
+                            tracing::warn!("{url}: {}", mqtt_bridge::explain(&error));
+                        }
+                        error => tracing::debug!("{error}"),
+                    }
                     sleep(retry_delay(attempts)).await;
                     attempts += 1;
                 }
