@@ -1,0 +1,95 @@
+//! Answers `math.sum` as `math-server` does, and can be found and watched: a service of the
+//! Services API.
+//!
+//! ```sh
+//! cargo run -p rpc --bin math-service          # terminal 1, and as many more as you like
+//! cargo run -p rpc --bin math-client -- 17 25  # terminal 2
+//! nats service stats math                      # terminal 3: the official command-line client
+//! ```
+
+use std::io::{Write, stdout};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::Result;
+use async_nats::{Client, Message};
+use clap::Parser;
+use rpc::{QUEUE_GROUP, SUBJECT, Service};
+use tokio::sync::Semaphore;
+
+/// How many requests are handled at once. The others wait in the subscription.
+const HANDLERS: u32 = 256;
+
+/// Adds two numbers for whoever asks, and tells what it is and what it did.
+#[derive(Parser)]
+#[command(version)]
+struct Args {
+    #[command(flatten)]
+    nats: common::NatsArgs,
+}
+
+fn main() -> ExitCode {
+    common::run(serve(Args::parse()))
+}
+
+async fn serve(args: Args) -> Result<()> {
+    let client = args.nats.connect_responder("math-service").await?;
+
+    // The same subscription as that of `math-server`: both kinds can serve side by side.
+    let requests = client.queue_subscribe(SUBJECT, QUEUE_GROUP.into()).await?;
+    // What makes it a service: it answers `$SRV.PING`, `$SRV.INFO` and `$SRV.STATS`.
+    let service = Arc::new(Service::new(&client));
+    let questions = service.subscribe(&client).await?;
+    let describing = {
+        let (service, client) = (Arc::clone(&service), client.clone());
+        tokio::spawn(async move { service.describe(&client, questions).await })
+    };
+    client.flush().await?;
+    writeln!(
+        stdout(),
+        "waiting for requests on {SUBJECT}, as the service math"
+    )?;
+
+    // From here on it is `math-server`, but for counting.
+    let mut requests = common::until_shutdown(&client, requests);
+    let handlers = Arc::new(Semaphore::new(HANDLERS as usize));
+    let mut taken = 0_u64;
+    loop {
+        let handler = Arc::clone(&handlers).acquire_owned().await?;
+        let Some(request) = requests.next().await else {
+            break;
+        };
+        taken += 1;
+        let (service, client) = (Arc::clone(&service), client.clone());
+        tokio::spawn(async move {
+            reply(&service, &client, request).await;
+            drop(handler);
+        });
+    }
+    let _ = handlers.acquire_many(HANDLERS).await?;
+    describing.abort();
+    common::close(&client).await?;
+    writeln!(stdout(), "took {taken} requests")?;
+    Ok(())
+}
+
+async fn reply(service: &Service, client: &Client, request: Message) {
+    let Some(reply_to) = request.reply else {
+        tracing::debug!("a message without a reply subject");
+        return;
+    };
+    let begun = Instant::now();
+    let (sent, error) = match rpc::answer(&request.payload) {
+        Ok(sum) => (client.publish(reply_to, sum.into()).await, None),
+        Err(error) => {
+            let headers = rpc::error_headers(&error);
+            let sent = client.publish_with_headers(reply_to, headers, "".into());
+            (sent.await, Some(error))
+        }
+    };
+    service.count(begun.elapsed(), error);
+    if let Err(error) = sent {
+        tracing::warn!("cannot send a reply: {error}");
+    }
+}

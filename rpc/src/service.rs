@@ -1,0 +1,140 @@
+//! The Services API: what a service says about itself.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::Result;
+use async_nats::datetime::{self, DateTime};
+use async_nats::service::{Info, PingResponse, Stats, endpoint, error::Error};
+use async_nats::{Client, Subscriber};
+use futures::StreamExt;
+use futures::stream::{SelectAll, select_all};
+
+use crate::{QUEUE_GROUP, SUBJECT};
+
+/// A service with one endpoint: its name, and how often it was called.
+///
+/// The Services API is a convention, not a part of the server. Whoever subscribes to `$SRV.PING`,
+/// `$SRV.INFO` and `$SRV.STATS` and answers with these JSON documents is a service, to every tool
+/// and client library. `async_nats::service` does it all, up to the requests themselves; but it
+/// cannot leave a queue group without losing some, so here the requests stay with the program.
+#[derive(Debug)]
+pub struct Service {
+    info: Info,
+    started: DateTime,
+    stats: Mutex<endpoint::Stats>,
+}
+
+impl Service {
+    /// The service `math`, one instance of possibly many.
+    #[must_use]
+    pub fn new(client: &Client) -> Self {
+        // Whatever is unique.
+        let inbox = client.new_inbox();
+        let endpoint = endpoint::Info {
+            name: "sum".into(),
+            subject: SUBJECT.into(),
+            queue_group: QUEUE_GROUP.into(),
+            ..Default::default()
+        };
+        Self {
+            stats: Mutex::new(endpoint::Stats {
+                name: endpoint.name.clone(),
+                subject: endpoint.subject.clone(),
+                queue_group: endpoint.queue_group.clone(),
+                ..Default::default()
+            }),
+            started: datetime::now(),
+            info: Info {
+                kind: "io.nats.micro.v1.info_response".into(),
+                name: "math".into(),
+                id: inbox.trim_start_matches("_INBOX.").into(),
+                description: "Adds two whole numbers".into(),
+                version: env!("CARGO_PKG_VERSION").into(),
+                metadata: [].into(),
+                endpoints: vec![endpoint],
+            },
+        }
+    }
+
+    /// Subscribes to what is asked of all services, of those of this name, and of this instance.
+    /// No queue group: everyone is to answer.
+    ///
+    /// # Errors
+    ///
+    /// Where the connection is closed.
+    pub async fn subscribe(&self, client: &Client) -> Result<SelectAll<Subscriber>> {
+        let Info { name, id, .. } = &self.info;
+        Ok(select_all([
+            client.subscribe("$SRV.*").await?,
+            client.subscribe(format!("$SRV.*.{name}")).await?,
+            client.subscribe(format!("$SRV.*.{name}.{id}")).await?,
+        ]))
+    }
+
+    /// Answers such questions for as long as they come.
+    ///
+    /// # Errors
+    ///
+    /// Where the connection is closed.
+    pub async fn describe(
+        &self,
+        client: &Client,
+        mut questions: SelectAll<Subscriber>,
+    ) -> Result<()> {
+        while let Some(question) = questions.next().await {
+            let (Some(verb), Some(reply)) = (question.subject.split('.').nth(1), question.reply)
+            else {
+                continue;
+            };
+            let answer = match verb {
+                "PING" => serde_json::to_vec(&self.ping()),
+                "INFO" => serde_json::to_vec(&self.info),
+                "STATS" => serde_json::to_vec(&self.stats()),
+                _ => continue,
+            };
+            if let Err(error) = client.publish(reply, answer?.into()).await {
+                tracing::warn!("cannot answer {}: {error}", question.subject);
+            }
+        }
+        Ok(())
+    }
+
+    /// Counts a request.
+    pub fn count(&self, took: Duration, error: Option<Error>) {
+        // A thread that panicked cannot have left it half counted.
+        let mut stats = self.stats.lock().unwrap_or_else(PoisonError::into_inner);
+        stats.requests += 1;
+        stats.processing_time += took;
+        stats.errors += usize::from(error.is_some());
+        stats.last_error = error.or_else(|| stats.last_error.take());
+    }
+
+    fn ping(&self) -> PingResponse {
+        PingResponse {
+            kind: "io.nats.micro.v1.ping_response".into(),
+            name: self.info.name.clone(),
+            id: self.info.id.clone(),
+            version: self.info.version.clone(),
+            metadata: self.info.metadata.clone(),
+        }
+    }
+
+    fn stats(&self) -> Stats {
+        let mut endpoint = self
+            .stats
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        let requests = u32::try_from(endpoint.requests).unwrap_or(u32::MAX);
+        endpoint.average_processing_time = endpoint.processing_time / requests.max(1);
+        Stats {
+            kind: "io.nats.micro.v1.stats_response".into(),
+            name: self.info.name.clone(),
+            id: self.info.id.clone(),
+            version: self.info.version.clone(),
+            started: self.started,
+            endpoints: vec![endpoint],
+        }
+    }
+}
