@@ -1,9 +1,15 @@
-//! `rpc`: what a request costs by NATS, and what it costs straight by HTTP.
+//! `rpc`: what a request costs by NATS, what it costs straight by HTTP, and what is lost when
+//! servers are restarted.
 
+use std::collections::VecDeque;
 use std::io::{Write, stdout};
-use std::time::Instant;
+use std::pin::pin;
+use std::process::Command;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use async_nats::Request;
+use async_nats::service::ServiceExt;
 use axum::Json;
 use axum::routing::post;
 use axum::serve::ListenerExt;
@@ -13,15 +19,18 @@ use hdrhistogram::Histogram;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
 use hyper::client::conn::http1;
-use hyper::{Request, header};
+use hyper::header;
 use hyper_util::rt::TokioIo;
-use testkit::{Program, Server};
+use testkit::{Link, Program, Server, Signal};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::report::Table;
 use crate::stage::{Stage, figure, last_line};
 
 const SUBJECT: &str = "math.sum";
+const QUEUE_GROUP: &str = "math_servers";
+/// A reply that has not come by now does not come.
+const LOST: Duration = Duration::from_secs(2);
 const SUM: SumRequest = SumRequest { x: 17, y: 25 };
 
 /// How many requests, how many of them at once.
@@ -29,52 +38,151 @@ const LOADS: [(&str, u32, u32); 2] = [
     ("Requests one by one", 5_000, 1),
     ("Requests, 64 in flight", 100_000, 64),
 ];
-const CONTENDERS: [&str; 2] = ["HTTP, hyper to axum", "NATS, bare async-nats"];
+const CONTENDERS: [&str; 4] = [
+    "HTTP: hyper, axum",
+    "NATS: bare async-nats",
+    "math-client, math-server",
+    "math-client, math-service",
+];
 
-/// Both loads, each contender in turn.
+/// How a server can stop, and which program or part does it so.
+const WAYS: [(&str, &str); 6] = [
+    ("plain exit", "exit"),
+    ("unsubscribe", "unsubscribe"),
+    ("Service::stop", "service"),
+    ("Subscriber::drain", "drain"),
+    ("math-server", "math-server"),
+    ("math-service", "math-service"),
+];
+const RESTARTS: usize = 20;
+/// How far away the servers are, in each direction.
+const DISTANCES: [(&str, Duration); 2] = [
+    ("on this machine", Duration::ZERO),
+    ("20 ms away", Duration::from_millis(20)),
+];
+
+/// What a request costs, and what a restart.
 ///
 /// # Errors
 ///
 /// Where a part fails.
 pub fn bench(stage: &Stage) -> Result<Vec<Table>> {
-    let server = stage.server()?;
-    let mut http = Program::spawn(&mut stage.part(&server, &["http-server"]))?.quiet();
-    let http_address = http.expect("127.0.0.1:")?;
     let mut tables = Vec::new();
     for (title, count, concurrency) in LOADS {
-        let title = format!("{title} ({count})");
-        let (count, concurrency) = (count.to_string(), concurrency.to_string());
-        let samples = stage.in_turns(&title, &CONTENDERS, |contender| {
-            let line = match contender {
-                0 => last_line(&mut stage.part(
-                    &server,
-                    &["http-client", &http_address, &count, &concurrency],
-                ))?,
-                _ => {
-                    let _answering =
-                        answering(&server, &mut stage.part(&server, &["nats-server"]))?;
-                    last_line(&mut stage.part(&server, &["nats-client", &count, &concurrency]))?
-                }
-            };
-            Ok(vec![
-                figure(&line, "(", "/s)")?,
-                figure(&line, "p50 ", " µs")?,
-                figure(&line, "p99 ", " µs")?,
-            ])
-        })?;
-        let mut table = Table::new(&title, &["requests/s", "p50 µs", "p99 µs"]);
-        for (name, samples) in CONTENDERS.iter().zip(&samples) {
-            table.row(name, samples);
-        }
-        tables.push(table);
+        tables.push(requests(stage, title, count, concurrency)?);
+    }
+    for (place, delay) in DISTANCES {
+        tables.push(restarts(stage, place, delay)?);
     }
     Ok(tables)
 }
 
+fn requests(stage: &Stage, title: &str, count: u32, concurrency: u32) -> Result<Table> {
+    let server = stage.server()?;
+    let math_client = stage.program("rpc", "math-client")?;
+    let (count, concurrency) = (count.to_string(), concurrency.to_string());
+    let samples = stage.in_turns(title, &CONTENDERS, |contender| {
+        let (mut answering, mut asking) = match contender {
+            0 => {
+                let mut http = Program::spawn(&mut stage.part(&server, &["http-server"]))?.quiet();
+                let address = http.expect("127.0.0.1:")?;
+                (http, stage.part(&server, &["http-client", &address]))
+            }
+            1 => (
+                answering(&mut stage.part(&server, &["nats-server", "exit"]))?,
+                stage.part(&server, &["nats-client"]),
+            ),
+            _ => {
+                let bin = ["math-server", "math-service"][contender - 2];
+                let mut client = server.command(&math_client);
+                client.args(["17", "25", "--quiet", "--count", &count]);
+                client.args(["--concurrency", &concurrency]);
+                (answering(&mut program(stage, &server, bin)?)?, client)
+            }
+        };
+        if contender < 2 {
+            asking.args([&count, &concurrency]);
+        }
+        let line = last_line(&mut asking)?;
+        answering.kill()?;
+        Ok(vec![
+            figure(&line, "(", "/s)")?,
+            figure(&line, "p50 ", " µs")?,
+            figure(&line, "p99 ", " µs")?,
+        ])
+    })?;
+    let mut table = Table::new(
+        &format!("{title} ({count})"),
+        &["requests/s", "p50 µs", "p99 µs"],
+    );
+    for (name, samples) in CONTENDERS.iter().zip(&samples) {
+        table.row(name, samples);
+    }
+    Ok(table)
+}
+
+/// Requests that got no reply while each of two servers was stopped and started again.
+fn restarts(stage: &Stage, place: &str, delay: Duration) -> Result<Table> {
+    let title = format!("Replies lost in {RESTARTS} restarts of servers {place}, 64 in flight");
+    let mut table = Table::new(&title, &["lost", "requests"]);
+    for (name, way) in WAYS {
+        stage.progress(&format!("{title}: {name}"));
+        let server = stage.server()?;
+        let link = Link::to(server.port())?;
+        link.delay(delay);
+        let start = || {
+            let mut command = if way.starts_with("math") {
+                program(stage, &server, way)?
+            } else {
+                stage.part(&server, &["nats-server", way])
+            };
+            if !delay.is_zero() {
+                command.env("NATS_URL", link.url());
+            }
+            answering(&mut command)
+        };
+        let mut servers = VecDeque::from([start()?, start()?]);
+        server.wait_for_subscriptions(SUBJECT, 2)?;
+        let mut load = Program::spawn(&mut stage.part(&server, &["load"]))?.quiet();
+        let mut gone = Vec::new();
+        for _ in 0..RESTARTS {
+            goes_on(&server)?;
+            let mut oldest = servers.pop_front().context("two servers")?;
+            oldest.signal(Signal::TERM)?;
+            gone.push(oldest);
+            servers.push_back(start()?);
+            server.wait_for_subscriptions(SUBJECT, 2)?;
+        }
+        goes_on(&server)?;
+        let ended = load.stop()?;
+        let line = ended.stdout.last().context("no count")?;
+        let figures = [
+            figure(line, "", " lost")?,
+            figure(line, "of ", " requests")?,
+        ];
+        table.row(name, &[figures.to_vec()]);
+    }
+    stage.progress("");
+    Ok(table)
+}
+
+/// Waits until the server has passed on some more.
+fn goes_on(server: &Server) -> Result<()> {
+    let passed = |varz: &serde_json::Value| varz["in_msgs"].as_u64().unwrap_or_default();
+    let enough = passed(&server.monitor("/varz")?) + 1000;
+    server.monitor_until("/varz", |varz| passed(varz) > enough)?;
+    Ok(())
+}
+
+/// A program of the experiment.
+fn program(stage: &Stage, server: &Server, bin: &str) -> Result<Command> {
+    Ok(server.command(stage.program("rpc", bin)?))
+}
+
 /// A server that has subscribed.
-fn answering(server: &Server, command: &mut std::process::Command) -> Result<Program> {
-    let program = Program::spawn(command)?.quiet();
-    server.wait_for_subscriptions(SUBJECT, 1)?;
+fn answering(command: &mut Command) -> Result<Program> {
+    let mut program = Program::spawn(command)?.quiet();
+    program.expect("waiting")?;
     Ok(program)
 }
 
@@ -90,7 +198,8 @@ pub async fn part(args: Vec<String>) -> Result<()> {
         ["http-client", address, count, concurrency] => {
             http_client(address, count.parse()?, concurrency.parse()?).await
         }
-        ["nats-server"] => nats_server().await,
+        ["nats-server", way] => nats_server(way).await,
+        ["load"] => load().await,
         ["nats-client", count, concurrency] => {
             nats_client(count.parse()?, concurrency.parse()?).await
         }
@@ -128,7 +237,7 @@ async fn http_client(address: &str, count: u64, concurrency: u32) -> Result<()> 
         let host = address.to_owned();
         async move || {
             connection.ready().await?;
-            let request = Request::post("/sum")
+            let request = hyper::Request::post("/sum")
                 .header(header::HOST, &host)
                 .header(header::CONTENT_TYPE, "application/json")
                 .body(Full::new(Bytes::from(serde_json::to_vec(&SUM)?)))?;
@@ -139,18 +248,89 @@ async fn http_client(address: &str, count: u64, concurrency: u32) -> Result<()> 
     measure(count, lanes.collect()).await
 }
 
-/// What `math-server` adds to this: errors as replies, a bound, a clean end.
-async fn nats_server() -> Result<()> {
+/// What `math-server` adds to this: errors as replies, a bound, and a stop that loses nothing.
+async fn nats_server(way: &str) -> Result<()> {
     let client = nats().await?;
-    let mut requests = client.queue_subscribe(SUBJECT, "bench".into()).await?;
-    client.flush().await?;
-    while let Some(request) = requests.next().await {
-        let sum: SumRequest = serde_json::from_slice(&request.payload)?;
-        let reply = request.reply.context("a request names a reply subject")?;
-        let result = sum.x + sum.y;
-        let payload = serde_json::to_vec(&SumReply { result })?;
-        client.publish(reply, payload.into()).await?;
+    if way == "service" {
+        return service(&client).await;
     }
+    let mut requests = client.queue_subscribe(SUBJECT, QUEUE_GROUP.into()).await?;
+    client.flush().await?;
+    writeln!(stdout(), "waiting")?;
+    let mut stopping = false;
+    loop {
+        tokio::select! {
+            request = requests.next() => {
+                let Some(request) = request else { break };
+                let reply = request.reply.context("a request names a reply subject")?;
+                client.publish(reply, answer(&request.payload)?).await?;
+            }
+            () = common::shutdown(), if !stopping => {
+                stopping = true;
+                match way {
+                    "unsubscribe" => requests.unsubscribe().await?,
+                    "drain" => requests.drain().await?,
+                    _ => return Ok(()),
+                }
+            }
+        }
+    }
+    common::close(&client).await
+}
+
+/// The same with the endpoints of the client library.
+async fn service(client: &async_nats::Client) -> Result<()> {
+    let service = client.service_builder().queue_group(QUEUE_GROUP);
+    let service = service.start("math", "1.0.0").await;
+    let service = service.map_err(anyhow::Error::from_boxed)?;
+    let endpoint = service.endpoint_builder().name("sum").add(SUBJECT).await;
+    let mut requests = endpoint.map_err(anyhow::Error::from_boxed)?;
+    client.flush().await?;
+    writeln!(stdout(), "waiting")?;
+    let mut service = Some(service);
+    loop {
+        tokio::select! {
+            request = requests.next() => {
+                let Some(request) = request else { break };
+                let sum = answer(&request.message.payload)?;
+                request.respond(Ok(sum)).await?;
+            }
+            () = common::shutdown(), if service.is_some() => {
+                if let Some(service) = service.take() {
+                    service.stop().await.map_err(anyhow::Error::from_boxed)?;
+                }
+            }
+        }
+    }
+    common::close(client).await
+}
+
+fn answer(request: &[u8]) -> Result<Bytes> {
+    let sum: SumRequest = serde_json::from_slice(request)?;
+    let result = sum.x + sum.y;
+    Ok(serde_json::to_vec(&SumReply { result })?.into())
+}
+
+/// 64 requests in flight until it is told to stop; then what became of them.
+async fn load() -> Result<()> {
+    let client = nats().await?;
+    let lane = async || {
+        let (mut lost, mut sent) = (0_u32, 0_u32);
+        let mut stop = pin!(common::shutdown());
+        while futures::poll!(&mut stop).is_pending() {
+            let request = Request::new().payload(serde_json::to_vec(&SUM)?.into());
+            let request = request.timeout(Some(LOST));
+            sent += 1;
+            if client.send_request(SUBJECT, request).await.is_err() {
+                lost += 1;
+            }
+        }
+        anyhow::Ok((lost, sent))
+    };
+    let lanes = futures::future::try_join_all((0..64).map(|_| lane())).await?;
+    let lost: u32 = lanes.iter().map(|(lost, _)| lost).sum();
+    let sent: u32 = lanes.iter().map(|(_, sent)| sent).sum();
+    writeln!(stdout(), "{lost} lost of {sent} requests")?;
     Ok(())
 }
 

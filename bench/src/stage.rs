@@ -43,6 +43,7 @@ impl Stage {
     /// # Errors
     ///
     /// Where it does not start.
+    #[expect(clippy::unused_self, reason = "reads like the other calls")]
     pub fn server(&self) -> Result<Server> {
         Ok(Server::options().no_jetstream().start()?.quiet())
     }
@@ -97,6 +98,7 @@ impl Stage {
     }
 
     /// Says on stderr what is going on: on a terminal in one line that is written again and again.
+    #[expect(clippy::unused_self, reason = "reads like the other calls")]
     pub fn progress(&self, text: &str) {
         let mut stderr = stderr().lock();
         // Nobody is left to tell when stderr is closed.

@@ -22,6 +22,15 @@ fn start(command: &mut Command) -> Result<Program> {
     Ok(program)
 }
 
+/// Starts it as the only one, and waits until nats-server knows of it: the program's own word is
+/// that it has said so.
+fn start_alone(server: &Server, bin: &str) -> Result<Program> {
+    let program = start(&mut server.command(bin))?;
+    server.wait_for_subscriptions(SUBJECT, 1)?;
+    server.wait_for_subscriptions("$SRV.*", usize::from(bin == SERVICE))?;
+    Ok(program)
+}
+
 fn ask(server: &Server, args: &[&str]) -> Result<Ended> {
     Program::spawn(server.command(CLIENT).args(args))?.wait()
 }
@@ -61,7 +70,7 @@ fn stop(program: &mut Program) -> Result<u64> {
 fn a_request_gets_its_reply() -> Result<()> {
     for bin in BOTH {
         let server = Server::start()?;
-        let mut math = start(&mut server.command(bin))?;
+        let mut math = start_alone(&server, bin)?;
         let ended = ask(&server, &["17", "25"])?;
         assert!(ended.success());
         assert_eq!(ended.stdout, ["17 + 25 = 42"]);
@@ -74,7 +83,7 @@ fn a_request_gets_its_reply() -> Result<()> {
 #[test]
 fn numbers_are_taken_as_typed() -> Result<()> {
     let server = Server::start()?;
-    let _math = start(&mut server.command(SERVER))?;
+    let _math = start_alone(&server, SERVER)?;
     for (x, y, sum) in [
         ("-5", "3", "-2"),
         ("3", "-5", "-2"),
@@ -100,7 +109,7 @@ fn numbers_are_taken_as_typed() -> Result<()> {
 #[test]
 fn without_numbers_two_are_drawn() -> Result<()> {
     let server = Server::start()?;
-    let _math = start(&mut server.command(SERVER))?;
+    let _math = start_alone(&server, SERVER)?;
     let ended = ask(&server, &["--count", "20"])?;
     let (summary, lines) = ended.stdout.split_last().context("nothing printed")?;
     assert!(summary.starts_with("20 requests in "), "{summary}");
@@ -121,7 +130,7 @@ fn without_numbers_two_are_drawn() -> Result<()> {
 fn many_requests_end_with_a_summary() -> Result<()> {
     for bin in BOTH {
         let server = Server::start()?;
-        let _math = start(&mut server.command(bin))?;
+        let _math = start_alone(&server, bin)?;
         let args = ["--count", "5000", "--concurrency", "64", "--quiet"];
         let ended = ask(&server, &args)?;
         assert!(ended.success());
@@ -149,6 +158,7 @@ fn each_request_goes_to_one_server() -> Result<()> {
         start(&mut server.command(SERVER))?,
         start(&mut server.command(SERVICE))?,
     ];
+    server.wait_for_subscriptions(SUBJECT, 3)?;
     let args = ["--count", "1000", "--concurrency", "8", "--quiet"];
     assert!(ask(&server, &args)?.success());
     let mut sum = 0;
@@ -191,7 +201,7 @@ async fn a_server_that_does_not_reply_costs_a_time_out() -> Result<()> {
 fn a_refused_request_says_why() -> Result<()> {
     for bin in BOTH {
         let server = Server::start()?;
-        let _math = start(&mut server.command(bin))?;
+        let _math = start_alone(&server, bin)?;
         let line = fails(&server, &["9223372036854775807", "1"])?;
         assert!(line.contains("the server refuses, 422"), "{line}");
         assert!(line.contains("does not fit into 64 bits"), "{line}");
@@ -248,7 +258,7 @@ async fn refusal(client: &async_nats::Client, payload: &[u8]) -> Result<Option<(
 async fn a_bad_request_gets_an_error_reply() -> Result<()> {
     for bin in BOTH {
         let server = Server::start()?;
-        let _math = start(&mut server.command(bin))?;
+        let _math = start_alone(&server, bin)?;
         let client = async_nats::connect(server.url()).await?;
         for (payload, code, text) in [
             (&b""[..], "400", "not a JSON object"),
@@ -274,7 +284,7 @@ async fn a_bad_request_gets_an_error_reply() -> Result<()> {
 async fn ten_thousand_malformed_requests_hurt_nobody() -> Result<()> {
     for bin in BOTH {
         let server = Server::start()?;
-        let mut math = start(&mut server.command(bin))?;
+        let mut math = start_alone(&server, bin)?;
         let client = async_nats::connect(server.url()).await?;
         let inbox = client.new_inbox();
         let mut refusals = client.subscribe(inbox.clone()).await?;
@@ -321,7 +331,7 @@ fn send_raw(server: &Server, lines: &[String]) -> Result<()> {
 fn hostile_reply_subjects_are_harmless() -> Result<()> {
     for bin in BOTH {
         let server = Server::start()?;
-        let mut math = start(&mut server.command(bin))?;
+        let mut math = start_alone(&server, bin)?;
         let long = "x".repeat(3000);
         let subjects = [
             SUBJECT,
@@ -366,6 +376,7 @@ fn a_reply_that_is_denied_stops_nobody() -> Result<()> {
         let server = Server::options().config(users).start()?;
         let url = |user: &str| server.url().replace("//", &format!("//{user}@"));
         let mut math = start(server.command(bin).env("NATS_URL", url("math:a")))?;
+        server.wait_for_subscriptions(SUBJECT, 1)?;
         let mut socket = TcpStream::connect(("127.0.0.1", server.port()))?;
         socket.write_all(
             b"CONNECT {\"verbose\":false,\"user\":\"client\",\"pass\":\"b\"}\r\nPUB math.sum secret 2\r\n{}\r\n",
@@ -385,7 +396,7 @@ fn a_reply_that_is_denied_stops_nobody() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_service_can_be_found_and_watched() -> Result<()> {
     let server = Server::start()?;
-    let mut first = start(&mut server.command(SERVICE))?;
+    let mut first = start_alone(&server, SERVICE)?;
     let client = async_nats::connect(server.url()).await?;
     let request = async |subject: String| client.request(subject, "".into()).await;
 
@@ -430,6 +441,7 @@ async fn the_service_can_be_found_and_watched() -> Result<()> {
 
     // Everyone answers: nobody asks a queue group who is there.
     let _second = start(&mut server.command(SERVICE))?;
+    server.wait_for_subscriptions("$SRV.*.math", 2)?;
     let inbox = client.new_inbox();
     let mut pongs = client.subscribe(inbox.clone()).await?;
     client
@@ -587,6 +599,7 @@ async fn a_killed_server_costs_what_it_had_in_hand() -> Result<()> {
         let server = Server::start()?;
         let mut victim = start(&mut server.command(bin))?;
         let _survivor = start(&mut server.command(bin))?;
+        server.wait_for_subscriptions(SUBJECT, 2)?;
         let load = Load::start(&server).await?;
         load.goes_on().await?;
         victim.kill()?;
@@ -603,7 +616,7 @@ async fn a_killed_server_costs_what_it_had_in_hand() -> Result<()> {
 fn servers_are_back_within_a_second_of_the_server() -> Result<()> {
     for bin in BOTH {
         let mut server = Server::start()?;
-        let mut math = start(&mut server.command(bin))?;
+        let mut math = start_alone(&server, bin)?;
         works(&server)?;
         server.kill()?;
         math.expect_stderr("lost the connection")?;
@@ -623,7 +636,7 @@ fn servers_are_back_within_a_second_of_the_server() -> Result<()> {
 #[test]
 fn requests_in_flight_when_the_server_dies_end_in_time() -> Result<()> {
     let mut server = Server::start()?;
-    let _math = start(&mut server.command(SERVER))?;
+    let _math = start_alone(&server, SERVER)?;
     let mut command = server.command(CLIENT);
     command.args(["17", "25", "--count", "20000", "--concurrency", "64"]);
     let mut client = Program::spawn(command.args(["--timeout", "500ms"]))?;
@@ -674,7 +687,7 @@ fn servers_stop_while_the_server_is_away() -> Result<()> {
 #[test]
 fn a_slow_link_slows_and_a_cut_link_times_out() -> Result<()> {
     let server = Server::start()?;
-    let _math = start(&mut server.command(SERVER))?;
+    let _math = start_alone(&server, SERVER)?;
     let link = Link::to(server.port())?;
     link.delay(FAR);
     let mut command = server.command(CLIENT);
@@ -701,7 +714,7 @@ fn a_slow_link_slows_and_a_cut_link_times_out() -> Result<()> {
 #[test]
 fn a_client_that_is_stopped_takes_its_replies_first() -> Result<()> {
     let server = Server::start()?;
-    let mut math = start(&mut server.command(SERVER))?;
+    let mut math = start_alone(&server, SERVER)?;
     let mut command = server.command(CLIENT);
     command.args(["1", "2", "--count", "100000000", "--concurrency", "64"]);
     let mut client = Program::spawn(&mut command)?;
