@@ -155,10 +155,10 @@ fn restarts(stage: &Stage, place: &str, delay: Duration) -> Result<Table> {
         }
         goes_on(&server)?;
         let ended = load.stop()?;
-        let line = ended.stdout.last().context("no count")?;
+        let counts = ended.stdout.last().context("no count")?;
         let figures = [
-            figure(line, "", " lost")?,
-            figure(line, "of ", " requests")?,
+            figure(counts, "", " lost")?,
+            figure(counts, "of ", " requests")?,
         ];
         table.row(name, &[figures.to_vec()]);
     }
@@ -252,11 +252,10 @@ async fn http_client(address: &str, count: u64, concurrency: u32) -> Result<()> 
 async fn nats_server(way: &str) -> Result<()> {
     let client = nats().await?;
     if way == "service" {
-        return service(&client).await;
+        return service(&client).await.map_err(anyhow::Error::from_boxed);
     }
     let mut requests = client.queue_subscribe(SUBJECT, QUEUE_GROUP.into()).await?;
-    client.flush().await?;
-    writeln!(stdout(), "waiting")?;
+    ready(&client).await?;
     let mut stopping = false;
     loop {
         tokio::select! {
@@ -279,30 +278,26 @@ async fn nats_server(way: &str) -> Result<()> {
 }
 
 /// The same with the endpoints of the client library.
-async fn service(client: &async_nats::Client) -> Result<()> {
+async fn service(client: &async_nats::Client) -> Result<(), async_nats::Error> {
     let service = client.service_builder().queue_group(QUEUE_GROUP);
-    let service = service.start("math", "1.0.0").await;
-    let service = service.map_err(anyhow::Error::from_boxed)?;
-    let endpoint = service.endpoint_builder().name("sum").add(SUBJECT).await;
-    let mut requests = endpoint.map_err(anyhow::Error::from_boxed)?;
-    client.flush().await?;
-    writeln!(stdout(), "waiting")?;
-    let mut service = Some(service);
-    loop {
-        tokio::select! {
-            request = requests.next() => {
-                let Some(request) = request else { break };
-                let sum = answer(&request.message.payload)?;
-                request.respond(Ok(sum)).await?;
-            }
-            () = common::shutdown(), if service.is_some() => {
-                if let Some(service) = service.take() {
-                    service.stop().await.map_err(anyhow::Error::from_boxed)?;
-                }
-            }
-        }
+    let service = service.start("math", "1.0.0").await?;
+    let endpoint = service.endpoint_builder().name("sum");
+    let mut requests = endpoint.add(SUBJECT).await?;
+    ready(client).await?;
+    tokio::spawn(async move {
+        common::shutdown().await;
+        service.stop().await
+    });
+    while let Some(request) = requests.next().await {
+        let sum = answer(&request.message.payload)?;
+        request.respond(Ok(sum)).await?;
     }
-    common::close(client).await
+    Ok(common::close(client).await?)
+}
+
+async fn ready(client: &async_nats::Client) -> Result<()> {
+    client.flush().await?;
+    Ok(writeln!(stdout(), "waiting")?)
 }
 
 fn answer(request: &[u8]) -> Result<Bytes> {

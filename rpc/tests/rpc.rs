@@ -7,7 +7,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use testkit::{Ended, Lesson, Link, Program, Server, Signal};
+use testkit::{Ended, Link, Program, Server, Signal};
 
 const CLIENT: &str = env!("CARGO_BIN_EXE_math-client");
 const SERVER: &str = env!("CARGO_BIN_EXE_math-server");
@@ -728,6 +728,12 @@ fn a_client_that_is_stopped_takes_its_replies_first() -> Result<()> {
 }
 
 #[test]
-fn the_readme_is_true() -> Result<()> {
-    Lesson::read(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md"))?.check()
+fn a_reader_that_has_seen_enough_ends_the_client_quietly() -> Result<()> {
+    let server = Server::start()?;
+    let _math = start_alone(&server, SERVER)?;
+    let pipe = r#"("$0" 1 2 --count 1000000; echo "exit $?" >&2) | head -1"#;
+    let ended = Program::spawn(server.command("sh").args(["-c", pipe, CLIENT]))?.wait()?;
+    assert_eq!(ended.stdout, ["1 + 2 = 3"]);
+    assert_eq!(ended.stderr, ["exit 0"]);
+    Ok(())
 }
