@@ -157,7 +157,7 @@ fn restarts(stage: &Stage, place: &str, delay: Duration) -> Result<Table> {
         let ended = load.stop()?;
         let counts = ended.stdout.last().context("no count")?;
         let figures = [
-            figure(counts, "", " lost")?,
+            figure(counts, "lost ", " of")?,
             figure(counts, "of ", " requests")?,
         ];
         table.row(name, &[figures.to_vec()]);
@@ -325,7 +325,7 @@ async fn load() -> Result<()> {
     let lanes = futures::future::try_join_all((0..64).map(|_| lane())).await?;
     let lost: u32 = lanes.iter().map(|(lost, _)| lost).sum();
     let sent: u32 = lanes.iter().map(|(_, sent)| sent).sum();
-    writeln!(stdout(), "{lost} lost of {sent} requests")?;
+    writeln!(stdout(), "lost {lost} of {sent} requests")?;
     Ok(())
 }
 
