@@ -194,9 +194,11 @@ fn answering(command: &mut Command) -> Result<Program> {
 pub async fn part(args: Vec<String>) -> Result<()> {
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     match args[..] {
-        ["http-server"] => http_server().await,
+        ["http-server"] => on_all_cores(http_server).await,
         ["http-client", address, count, concurrency] => {
-            http_client(address, count.parse()?, concurrency.parse()?).await
+            let (count, concurrency) = (count.parse()?, concurrency.parse()?);
+            let address = address.to_owned();
+            on_all_cores(async move || http_client(&address, count, concurrency).await).await
         }
         ["nats-server", way] => nats_server(way).await,
         ["load"] => load().await,
@@ -205,6 +207,15 @@ pub async fn part(args: Vec<String>) -> Result<()> {
         }
         _ => bail!("no such part: {args:?}"),
     }
+}
+
+/// With the runtime that `#[tokio::main]` gives to most HTTP programs.
+async fn on_all_cores(part: impl AsyncFnOnce() -> Result<()> + Send + 'static) -> Result<()> {
+    let part = move || {
+        let mut runtime = tokio::runtime::Builder::new_multi_thread();
+        runtime.enable_all().build()?.block_on(part())
+    };
+    tokio::task::spawn_blocking(part).await?
 }
 
 /// The twin of `math-server`, as one writes it with axum.
