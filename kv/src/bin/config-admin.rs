@@ -146,20 +146,41 @@ impl Admin {
     /// Writes, and returns the revision that the server gave it. `bucket.put` and `bucket.update`
     /// do the same, without an id.
     async fn write(&self, on: bool, after: Option<u64>) -> Result<u64, Error> {
+        let subject = format!("$KV.{BUCKET}.{KEY}");
         // When the acknowledgement is lost, the write may be stored or not. So each attempt has
-        // the same id: to one it has stored, the server answers with the revision it has, and
+        // the same id: for one it has stored, the server answers with the revision it has, and
         // stores nothing.
         let id = id();
-        self.retry(async |_| {
+        self.retry(async |bucket| {
             let mut write = PublishMessage::build()
                 .payload(on.to_string().into())
                 .message_id(&id);
             if let Some(revision) = after {
                 write = write.expected_last_subject_sequence(revision);
             }
-            let subject = format!("$KV.{BUCKET}.{KEY}");
-            let ack = self.jetstream.send_publish(subject, write).await?;
-            Ok(ack.await?.sequence)
+            let ack = self.jetstream.send_publish(subject.clone(), write).await?;
+            let error = match (ack.await, after) {
+                (Ok(ack), _) => return Ok(ack.sequence),
+                (Err(error), Some(_)) if kv::failure(&error) == Failure::Overtaken => error,
+                (Err(error), _) => return Err(error.into()),
+            };
+            // It compares before it looks at ids: the write that overtook us may be our own.
+            let next = after.unwrap_or_default() + 1;
+            let first = bucket
+                .stream
+                .get_first_raw_message_by_subject(&subject, next);
+            match first.await {
+                Ok(first)
+                    if first
+                        .headers
+                        .get(NATS_MESSAGE_ID)
+                        .is_some_and(|own| own.as_str() == id) =>
+                {
+                    Ok(first.sequence)
+                }
+                Err(silence) if kv::failure(&silence) == Failure::Passing => Err(silence.into()),
+                _ => Err(error.into()),
+            }
         })
         .await
     }
