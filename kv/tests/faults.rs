@@ -27,7 +27,7 @@ async fn of_200_changes_across_three_restarts_and_a_new_bucket_none_is_missed() 
     for phase in 0..8 {
         let seen = expected.len();
         for _ in 0..25 {
-            let (value, word) = if expected.len() % 3 == 0 {
+            let (value, word) = if expected.len().is_multiple_of(3) {
                 ("false", "off")
             } else {
                 ("true", "on")

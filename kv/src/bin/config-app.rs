@@ -64,7 +64,7 @@ async fn follow(client: &Client, args: &Args) -> Result<()> {
     let mut out = stdout();
     let mut place = Place::default();
     let (mut values, mut started) = (0, None);
-    let (mut waits, mut told) = (false, false);
+    let (mut watched, mut waits, mut told) = (None, false, false);
     loop {
         // Without a connection a request would only wait in the client's buffer.
         while client.connection_state() != State::Connected {
@@ -72,11 +72,10 @@ async fn follow(client: &Client, args: &Args) -> Result<()> {
         }
         let connects = client.statistics().connects.load(Ordering::Relaxed);
 
-        let known = place.created;
         let (bucket, mut entries) = match watch(&jetstream, &mut place).await {
             Ok(watch) => watch,
             Err(error) => {
-                let at_the_start = known.is_none();
+                let at_the_start = watched.is_none();
                 match kv::failure(&*error) {
                     Failure::Missing if at_the_start && !waits => {
                         writeln!(out, "waiting for the bucket {BUCKET}: {KEY} is off")?;
@@ -99,7 +98,8 @@ async fn follow(client: &Client, args: &Args) -> Result<()> {
         };
         told = false;
         // A watch shows what is there, and nothing where nothing is.
-        let is_new = known != place.created;
+        let is_new = watched != place.created;
+        watched = place.created;
         if is_new && bucket.entry(KEY).await.is_ok_and(|entry| entry.is_none()) {
             writeln!(out, "watching, no value yet: {KEY} is off")?;
         }
