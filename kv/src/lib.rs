@@ -147,3 +147,41 @@ fn is_no_bucket(error: &(dyn Error + 'static)) -> bool {
         .map(KeyValueError::kind);
     error == Some(KeyValueErrorKind::InvalidStoreName)
 }
+
+#[cfg(test)]
+mod tests {
+    use async_nats::datetime::from_nanos;
+
+    use super::*;
+
+    #[test]
+    fn only_true_and_false_are_values_and_only_where_they_were_put() -> Result<(), async_nats::Error>
+    {
+        let mut entry = Entry {
+            bucket: BUCKET.into(),
+            key: KEY.into(),
+            value: "true".into(),
+            revision: 1,
+            delta: 0,
+            created: from_nanos(0)?,
+            operation: Operation::Put,
+            seen_current: true,
+        };
+        assert_eq!(read(&entry), Ok(true));
+        entry.operation = Operation::Delete;
+        assert!(read(&entry).is_err());
+        entry.operation = Operation::Put;
+        for value in ["", "True", "true\n", "falsefalse"] {
+            entry.value = value.into();
+            assert!(read(&entry).is_err(), "{value:?}");
+        }
+        entry.value = "false".into();
+        assert_eq!(read(&entry), Ok(false));
+        // Whatever is in it, it can be shown.
+        entry.value = vec![0xff; 50].into();
+        assert_eq!(text(&entry).chars().count(), 43);
+        entry.value = "a\u{1b}\nb".into();
+        assert_eq!(text(&entry), r#""a\u{1b}\nb""#);
+        Ok(())
+    }
+}

@@ -9,6 +9,7 @@ use anyhow::{Context as _, Result, ensure};
 use async_nats::jetstream::kv::{Config, Store};
 use async_nats::jetstream::stream::{self, StorageType};
 use async_nats::jetstream::{self, Context, consumer};
+use futures::StreamExt;
 use testkit::{Link, Program, Server};
 
 const ADMIN: &str = env!("CARGO_BIN_EXE_config-admin");
@@ -145,6 +146,30 @@ async fn a_bucket_deleted_and_made_anew_is_followed_again_soon() -> Result<()> {
     let values = app.stop()?.stdout;
     assert_eq!(values.len(), 21, "{values:?}");
     assert_eq!(values[1], "#1 site_maintenance is off");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watch_by_itself_skips_what_a_bucket_made_anew_begins_with() -> Result<()> {
+    let server = Server::start()?;
+    let bucket = new_bucket(&server, StorageType::File).await?;
+    let mut watch = bucket.watch_with_history("site_maintenance").await?;
+    for _ in 0..10 {
+        bucket.put("site_maintenance", "true".into()).await?;
+        watch.next().await.context("the watch ended")??;
+    }
+    let jetstream = jetstream(&server).await?;
+    jetstream.delete_key_value("configs_playgrnd").await?;
+    let bucket = new_bucket(&server, StorageType::File).await?;
+    bucket.put("site_maintenance", "false".into()).await?;
+    // All it says, and not before ten seconds have passed.
+    let silence = watch.next().await.context("the watch ended")?;
+    assert!(silence.is_err(), "{silence:?}");
+    for _ in 0..10 {
+        bucket.put("site_maintenance", "false".into()).await?;
+    }
+    let entry = watch.next().await.context("the watch ended")??;
+    assert_eq!(entry.revision, 11);
     Ok(())
 }
 

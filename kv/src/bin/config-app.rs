@@ -7,6 +7,7 @@
 //! ```
 
 use std::io::{Write, stdout};
+use std::mem;
 use std::pin::pin;
 use std::process::ExitCode;
 use std::sync::atomic::Ordering;
@@ -97,10 +98,11 @@ async fn follow(client: &Client, args: &Args) -> Result<()> {
             }
         };
         told = false;
-        // A watch shows what is there, and nothing where nothing is.
+        // A watch shows what is there, and nothing where nothing is. Once said is enough.
+        let waited = mem::take(&mut waits);
         let is_new = watched != place.created;
         watched = place.created;
-        if is_new && bucket.entry(KEY).await.is_ok_and(|entry| entry.is_none()) {
+        if is_new && !waited && bucket.entry(KEY).await.is_ok_and(|entry| entry.is_none()) {
             writeln!(out, "watching, no value yet: {KEY} is off")?;
         }
 
