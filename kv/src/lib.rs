@@ -5,7 +5,6 @@ use std::error::Error;
 use std::iter::successors;
 
 use anyhow::anyhow;
-use async_nats::Client;
 use async_nats::jetstream::context::{
     CreateStreamError, CreateStreamErrorKind, GetStreamError, GetStreamErrorKind, KeyValueError,
     KeyValueErrorKind, RequestError, RequestErrorKind,
@@ -13,6 +12,7 @@ use async_nats::jetstream::context::{
 use async_nats::jetstream::kv::{Entry, Operation};
 use async_nats::jetstream::stream::{ConsumerError, ConsumerErrorKind};
 use async_nats::jetstream::{self, ErrorCode};
+use common::NatsArgs;
 
 /// The bucket. To JetStream it is the stream `KV_configs_playgrnd`.
 pub const BUCKET: &str = "configs_playgrnd";
@@ -77,9 +77,7 @@ pub fn failure(error: &(dyn Error + 'static)) -> Failure {
 
 /// The error in one line: what failed, on which server, why, and what to do.
 #[must_use]
-pub fn explain(what: &str, client: &Client, error: &(dyn Error + 'static)) -> anyhow::Error {
-    let server = client.server_info();
-    let (host, port) = (server.host, server.port);
+pub fn explain(what: &str, server: &NatsArgs, error: &(dyn Error + 'static)) -> anyhow::Error {
     let code = answer(error).map(|answer| answer.error_code());
     let (why, advice) = if code == Some(ErrorCode::STREAM_NOT_FOUND) {
         let why = format!("there is no bucket {BUCKET}");
@@ -102,7 +100,7 @@ pub fn explain(what: &str, client: &Client, error: &(dyn Error + 'static)) -> an
     } else {
         (error.to_string(), "check the server's health and try again")
     };
-    anyhow!("{what} on {host}:{port}: {why}; {advice}")
+    anyhow!("{what} on {server}: {why}; {advice}")
 }
 
 /// What the server answered, where it answered at all. The client library keeps it in different

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, ensure};
 use async_nats::jetstream::kv::{Config, Store};
 use async_nats::jetstream::stream::StorageType;
 use async_nats::jetstream::{self, Context};
-use testkit::{Lesson, Program, Server, Signal};
+use testkit::{Program, Server, Signal};
 
 const ADMIN: &str = env!("CARGO_BIN_EXE_config-admin");
 const APP: &str = env!("CARGO_BIN_EXE_config-app");
@@ -303,11 +303,6 @@ fn a_bad_command_line_is_refused() -> Result<()> {
         assert!(ended.success(), "{args:?}");
     }
     Ok(())
-}
-
-#[test]
-fn the_readme_is_true() -> Result<()> {
-    Lesson::read(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md"))?.check()
 }
 
 async fn jetstream(server: &Server) -> Result<Context> {

@@ -69,14 +69,18 @@ fn main() -> ExitCode {
 async fn config_admin(args: Args) -> Result<()> {
     let client = args.nats.connect("config-admin").await?;
     let jetstream = ContextBuilder::new().timeout(ANSWER).build(client.clone());
-    let admin = Admin { client, jetstream };
-    match args.action {
+    let admin = Admin {
+        args,
+        client,
+        jetstream,
+    };
+    match admin.args.action {
         Some(Action::Set { value }) => {
             let revision = admin.set(value).await?;
             report(revision, value)
         }
         Some(Action::History) => admin.history().await,
-        None => admin.cycle(&args).await,
+        None => admin.cycle().await,
     }
 }
 
@@ -86,6 +90,7 @@ fn report(revision: u64, on: bool) -> Result<()> {
 }
 
 struct Admin {
+    args: Args,
     client: Client,
     jetstream: Context,
 }
@@ -93,7 +98,8 @@ struct Admin {
 impl Admin {
     /// Over and back is one cycle, so that a run leaves the site as it found it: also a run that
     /// is told to stop, which turns back at once.
-    async fn cycle(&self, args: &Args) -> Result<()> {
+    async fn cycle(&self) -> Result<()> {
+        let args = &self.args;
         let started = Instant::now();
         let mut last = started;
         let (mut cycles, mut stop) = (0, false);
@@ -271,7 +277,7 @@ impl Admin {
     }
 
     fn explain(&self, error: &(dyn std::error::Error + 'static)) -> anyhow::Error {
-        kv::explain("cannot use the bucket", &self.client, error)
+        kv::explain("cannot use the bucket", &self.args.nats, error)
     }
 }
 

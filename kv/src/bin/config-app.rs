@@ -84,7 +84,7 @@ async fn follow(client: &Client, args: &Args) -> Result<()> {
                         (waits, place.next) = (true, Some(1));
                     }
                     Failure::Lasting if at_the_start => {
-                        return Err(kv::explain("cannot watch the bucket", client, &*error));
+                        return Err(kv::explain("cannot watch the bucket", &args.nats, &*error));
                     }
                     Failure::Missing if at_the_start => {}
                     _ if !told => {
