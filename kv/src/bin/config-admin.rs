@@ -250,7 +250,9 @@ impl Admin {
                 sleep(PAUSE).await;
             }
         };
-        timeout(PATIENCE, connected).await?;
+        timeout(PATIENCE, connected)
+            .await
+            .map_err(|_| format!("no connection for {PATIENCE:?}"))?;
         match self.jetstream.get_key_value(BUCKET).await {
             Err(error) if kv::failure(&error) == Failure::Missing => {}
             opened => return Ok(opened?),
