@@ -1,0 +1,310 @@
+//! Takes orders from a stream, prints each, and only then acknowledges it.
+//!
+//! ```sh
+//! cargo run -p jetstream --bin order-publisher  # terminal 1, whether a consumer runs or not
+//! cargo run -p jetstream --bin order-consumer   # terminal 2, now or tomorrow; or several
+//! ```
+
+use std::collections::HashSet;
+use std::io::{BufWriter, Stdout, Write, stdout};
+use std::process::ExitCode;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Error, Result, anyhow, bail};
+use async_nats::connection::State;
+use async_nats::jetstream::consumer::{AckPolicy, PullConsumer, pull};
+use async_nats::jetstream::context::{RequestError, RequestErrorKind};
+use async_nats::jetstream::stream::{ConsumerError, ConsumerErrorKind};
+use async_nats::jetstream::{AckKind, Context, ContextBuilder, ErrorCode, Message};
+use clap::Parser;
+use common::payload::Order;
+use futures::{FutureExt, StreamExt};
+use jetstream::{DURABLE, OFF, PAUSE, STREAM, TIMEOUT, is_off, is_passing};
+use tokio::time::{sleep, timeout};
+
+/// Orders asked for at once. So many come a second time when this program is killed.
+const BATCH: usize = 1_000;
+/// How long the server waits until it has as many. Whatever is asked for is finished, so this is
+/// how long an idle consumer takes to stop, too.
+const EXPIRES: Duration = Duration::from_secs(1);
+/// What is not acknowledged for so long, the server delivers again, to whoever asks.
+const ACK_WAIT: Duration = Duration::from_secs(5);
+/// Unacknowledged orders of all consumers together; beyond that, the server delivers none.
+const MAX_ACK_PENDING: i64 = 10_000;
+/// Printed and acknowledged together.
+const CHUNK: usize = 250;
+
+/// Takes orders from the stream `playgrnd_stream`, as its consumer `order_processor`.
+#[derive(Parser)]
+struct Args {
+    /// Stop after so many orders
+    #[arg(long, default_value_t = u64::MAX, hide_default_value = true)]
+    limit: u64,
+    /// Print no line for each order
+    #[arg(short, long)]
+    quiet: bool,
+    #[command(flatten)]
+    nats: common::NatsArgs,
+}
+
+fn main() -> ExitCode {
+    common::run(order_consumer(Args::parse()))
+}
+
+async fn order_consumer(args: Args) -> Result<()> {
+    let client = args.nats.connect("order-consumer").await?;
+    let jetstream = ContextBuilder::new().timeout(TIMEOUT).build(client.clone());
+    let statistics = client.statistics();
+    let is_connected = || client.connection_state() == State::Connected;
+
+    let mut handler = Handler::new(args.quiet);
+    let (mut created, mut start) = (None, None);
+    'open: loop {
+        let consumer = tokio::select! {
+            biased;
+            () = common::shutdown() => break,
+            consumer = open(&jetstream, created.is_none()) => {
+                consumer.with_context(|| format!("cannot take orders from {}", args.nats))?
+            }
+        };
+        let info = consumer.cached_info();
+        match created.replace(info.created) {
+            None => {
+                let waiting = info.num_pending + u64::try_from(info.num_ack_pending)?;
+                writeln!(
+                    handler.out,
+                    "waiting for orders in {STREAM}: {waiting} are there"
+                )?;
+                handler.out.flush()?;
+            }
+            Some(created) if created != info.created => tracing::warn!(
+                "{DURABLE} was gone and is created again: it begins with the first order that is there"
+            ),
+            Some(_) => {}
+        }
+
+        // One batch after the other, each to its end: what the server has sent is printed and
+        // acknowledged. Leaving in the middle would leave the rest to wait for ACK_WAIT.
+        loop {
+            if handler.printed == args.limit || common::shutdown().now_or_never().is_some() {
+                break 'open;
+            }
+            let connection = statistics.connects.load(Relaxed);
+            let left = usize::try_from(args.limit - handler.printed).unwrap_or(BATCH);
+            let batch = consumer
+                .batch()
+                .max_messages(left.min(BATCH))
+                .expires(EXPIRES);
+            let mut batch = batch.messages().await?.ready_chunks(CHUNK);
+            loop {
+                let messages = match timeout(PAUSE, batch.next()).await {
+                    Ok(Some(messages)) => messages,
+                    Ok(None) => break,
+                    // The request has gone with the connection on which it was sent.
+                    Err(_)
+                        if !is_connected() || statistics.connects.load(Relaxed) != connection =>
+                    {
+                        continue 'open;
+                    }
+                    Err(_) => continue,
+                };
+                start.get_or_insert_with(Instant::now);
+                let mut answers = Vec::with_capacity(messages.len());
+                let mut failed = None;
+                for message in messages {
+                    match message {
+                        Ok(message) => answers.push((handler.handle(&message)?, message)),
+                        Err(error) => failed = Some(error),
+                    }
+                }
+                // Printed first: whoever acknowledges first and is killed in between has lost it.
+                handler.out.flush()?;
+                for (answer, message) in answers {
+                    message.ack_with(answer).await.map_err(Error::from_boxed)?;
+                }
+                // The consumer is gone, or its stream, or the server is stopping.
+                if let Some(error) = failed {
+                    tracing::debug!("{DURABLE}: {error}");
+                    sleep(PAUSE).await;
+                    continue 'open;
+                }
+            }
+        }
+    }
+
+    if handler.repeated > 0 {
+        tracing::info!("{} orders came again", handler.repeated);
+    }
+    if args.limit < u64::MAX {
+        let elapsed = start.map_or(Duration::ZERO, |start| start.elapsed());
+        let summary = common::summary(handler.printed, "orders", elapsed);
+        writeln!(handler.out, "{summary}")?;
+        handler.out.flush()?;
+    }
+    // Sent is not received: without this the last acknowledgements go with the process, and the
+    // server delivers once more what was printed.
+    let closed = match client.connection_state() {
+        State::Connected => common::close(&client).await,
+        _ => Err(anyhow!("the server is away")),
+    };
+    if let Err(error) = closed {
+        tracing::warn!("{error}: the orders printed last may come again");
+    }
+    Ok(())
+}
+
+/// Creates the consumer, or finds it as it was left. Waits for the stream.
+async fn open(jetstream: &Context, at_start: bool) -> Result<PullConsumer> {
+    let config = pull::Config {
+        durable_name: Some(DURABLE.into()),
+        ack_policy: AckPolicy::Explicit,
+        ack_wait: ACK_WAIT,
+        max_ack_pending: MAX_ACK_PENDING,
+        ..Default::default()
+    };
+    let mut told = false;
+    loop {
+        let error = match jetstream
+            .create_consumer_on_stream(config.clone(), STREAM)
+            .await
+        {
+            Ok(consumer) => return Ok(consumer),
+            Err(error) => error,
+        };
+        match error.kind() {
+            ConsumerErrorKind::JetStream(error) => match error.error_code() {
+                ErrorCode::STREAM_NOT_FOUND if !told => {
+                    told = true;
+                    tracing::info!(
+                        "there is no stream {STREAM}: waiting until order-publisher creates it"
+                    );
+                }
+                ErrorCode::STREAM_NOT_FOUND => {}
+                // Only at the start: a server that is stopping has its JetStream off, too.
+                code if is_off(code) && at_start => bail!(OFF),
+                code if is_off(code) || is_passing(code) => {}
+                _ => bail!("cannot create the consumer {DURABLE}: {error}"),
+            },
+            ConsumerErrorKind::Request if at_start && nobody_answers(&error) => bail!(OFF),
+            ConsumerErrorKind::Request | ConsumerErrorKind::TimedOut => {}
+            _ => return Err(error.into()),
+        }
+        sleep(PAUSE).await;
+    }
+}
+
+fn nobody_answers(error: &ConsumerError) -> bool {
+    let source = std::error::Error::source(error).and_then(|source| source.downcast_ref());
+    source.is_some_and(|error: &RequestError| error.kind() == RequestErrorKind::NoResponders)
+}
+
+/// What is done with each message: the part that is somebody's business.
+struct Handler {
+    out: BufWriter<Stdout>,
+    quiet: bool,
+    recent: Recent,
+    printed: u64,
+    repeated: u64,
+}
+
+impl Handler {
+    fn new(quiet: bool) -> Self {
+        Self {
+            out: BufWriter::new(stdout()),
+            quiet,
+            recent: Recent::default(),
+            printed: 0,
+            repeated: 0,
+        }
+    }
+
+    /// Prints an order that is new, and says how the server is to be answered.
+    fn handle(&mut self, message: &Message) -> Result<AckKind> {
+        let info = message.info().map_err(Error::from_boxed)?;
+        let order: Order = match serde_json::from_slice(&message.payload) {
+            Ok(order) => order,
+            // It will not parse next time either; left alone, it would come for ever.
+            Err(error) => {
+                let number = info.stream_sequence;
+                tracing::warn!("number {number} is no order, it is terminated: {error}");
+                return Ok(AckKind::Term);
+            }
+        };
+        if self.recent.is_new(&order.order_id) {
+            self.printed += 1;
+            if !self.quiet {
+                writeln!(self.out, "{}", line(&order, info.delivered))?;
+            }
+        } else {
+            // Its acknowledgement did not arrive, or it was published once more.
+            self.repeated += 1;
+            if !self.quiet {
+                let id = order.order_id.escape_debug();
+                tracing::warn!("{id} came again: not printed twice");
+            }
+        }
+        Ok(AckKind::Ack)
+    }
+}
+
+/// An order as it is printed. Whatever comes from elsewhere stays on its one line.
+fn line(order: &Order, delivery: i64) -> String {
+    let (id, item) = (order.order_id.escape_debug(), order.item.escape_debug());
+    let (euros, cents) = (order.unit_price_cents / 100, order.unit_price_cents % 100);
+    let line = format!("{id}: {} x {item} at {euros}.{cents:02}", order.quantity);
+    match delivery {
+        1 => line,
+        // Whoever had it before did not acknowledge it; whether it was printed nobody knows.
+        _ => format!("{line} (delivery {delivery})"),
+    }
+}
+
+/// The orders printed last. Not all of them: this program runs on, and its memory is finite.
+#[derive(Default)]
+struct Recent {
+    newer: HashSet<String>,
+    older: HashSet<String>,
+}
+
+impl Recent {
+    /// How many are remembered, and up to twice as many: far more than can be on their way.
+    const SIZE: usize = 50_000;
+
+    fn is_new(&mut self, order_id: &str) -> bool {
+        if self.newer.contains(order_id) || self.older.contains(order_id) {
+            return false;
+        }
+        if self.newer.len() == Self::SIZE {
+            self.older = std::mem::take(&mut self.newer);
+        }
+        self.newer.insert(order_id.to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_repetition_is_recognised_and_memory_is_bounded() {
+        let mut recent = Recent::default();
+        for id in 0..10 * Recent::SIZE {
+            assert!(recent.is_new(&id.to_string()));
+            assert!(!recent.is_new(&id.saturating_sub(Recent::SIZE / 2).to_string()));
+            assert!(recent.newer.len() + recent.older.len() <= 2 * Recent::SIZE);
+        }
+    }
+
+    #[test]
+    fn a_line_stays_a_line() {
+        let order = Order {
+            order_id: "1".into(),
+            item: "mouse\n\u{1b}[2J".into(),
+            quantity: 2,
+            unit_price_cents: 1905,
+        };
+        assert_eq!(line(&order, 1), "1: 2 x mouse\\n\\u{1b}[2J at 19.05");
+        assert!(line(&order, 3).ends_with(" at 19.05 (delivery 3)"));
+    }
+}
