@@ -59,29 +59,28 @@ async fn order_consumer(args: Args) -> Result<()> {
     let is_connected = || client.connection_state() == State::Connected;
 
     let mut handler = Handler::new(args.quiet);
-    let (mut created, mut start) = (None, None);
+    let (mut opened, mut start) = (false, None);
     'open: loop {
         let consumer = tokio::select! {
             biased;
             () = common::shutdown() => break,
-            consumer = open(&jetstream, created.is_none()) => {
+            consumer = open(&jetstream, !opened) => {
                 consumer.with_context(|| format!("cannot take orders from {}", args.nats))?
             }
         };
         let info = consumer.cached_info();
-        match created.replace(info.created) {
-            None => {
-                let waiting = info.num_pending + u64::try_from(info.num_ack_pending)?;
-                writeln!(
-                    handler.out,
-                    "waiting for orders in {STREAM}: {waiting} are there"
-                )?;
-                handler.out.flush()?;
-            }
-            Some(created) if created != info.created => tracing::warn!(
+        if !opened {
+            opened = true;
+            let waiting = info.num_pending + u64::try_from(info.num_ack_pending)?;
+            writeln!(
+                handler.out,
+                "waiting for orders in {STREAM}: {waiting} are there"
+            )?;
+            handler.out.flush()?;
+        } else if start.is_some() && info.delivered.consumer_sequence == 0 {
+            tracing::warn!(
                 "{DURABLE} was gone and is created again: it begins with the first order that is there"
-            ),
-            Some(_) => {}
+            );
         }
 
         // One batch after the other, each to its end: what the server has sent is printed and

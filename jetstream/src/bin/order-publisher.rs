@@ -6,19 +6,19 @@
 //! ```
 
 use std::collections::VecDeque;
-use std::io::Write;
+use std::future::ready;
+use std::io::{BufWriter, Write};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use async_nats::jetstream::context::{CreateStreamErrorKind, PublishError, PublishErrorKind};
 use async_nats::jetstream::message::PublishMessage;
-use async_nats::jetstream::publish::PublishAck;
 use async_nats::jetstream::{Context, ContextBuilder, Error, ErrorCode, stream};
 use clap::{Parser, ValueEnum};
 use common::payload::Order;
 use futures::StreamExt;
-use futures::stream::FuturesUnordered;
+use futures::stream::FuturesOrdered;
 use jetstream::{OFF, PAUSE, STREAM, SUBJECT, SUBJECTS, TIMEOUT, is_off, is_passing};
 use serde_json::{Map, Value};
 use tokio::time::sleep;
@@ -74,11 +74,11 @@ async fn order_publisher(args: Args) -> Result<()> {
         () = common::shutdown() => return Ok(()),
     };
 
-    let mut out = std::io::stdout();
+    let mut out = BufWriter::new(std::io::stdout());
     let run = rand::random();
     let mut fresh = (1..=args.count).map(|number| order(run, number));
     let mut again = VecDeque::new();
-    let mut in_flight = FuturesUnordered::new();
+    let mut in_flight = FuturesOrdered::new();
     let (mut stored, mut repeated, mut recognised) = (0, 0, 0);
     let (mut interrupted, mut stopping, mut refused) = (false, false, None);
     let start = Instant::now();
@@ -89,12 +89,23 @@ async fn order_publisher(args: Args) -> Result<()> {
             && in_flight.len() < IN_FLIGHT
             && let Some(order) = again.pop_front().or_else(|| fresh.next())
         {
-            let payload = serde_json::to_vec(&order)?;
-            in_flight.push(store(&jetstream, order, payload));
+            let message = PublishMessage::build()
+                .message_id(&order.order_id)
+                .payload(serde_json::to_vec(&order)?.into());
+            let sent = jetstream.send_publish(SUBJECT, message).await;
+            // Ok means that it is in a buffer; that it is stored, the acknowledgement says.
+            in_flight.push_back(async {
+                match sent {
+                    Ok(acknowledgement) => (order, acknowledgement.await),
+                    Err(error) => (order, Err(error)),
+                }
+            });
         }
         let next = tokio::select! {
             biased;
             next = in_flight.next() => next,
+            // Nothing has come in: time to show what has.
+            () = ready(()), if !out.buffer().is_empty() => { out.flush()?; continue }
             // Nothing new from here on. What is on its way is answered within the time-out, or
             // never.
             () = common::shutdown(), if !stopping => { stopping = true; continue }
@@ -135,6 +146,7 @@ async fn order_publisher(args: Args) -> Result<()> {
         }
     }
 
+    out.flush()?;
     if let Some(error) = refused {
         bail!(
             "{stored} orders are stored, then {server} refused one: {error}{}",
@@ -154,7 +166,7 @@ async fn order_publisher(args: Args) -> Result<()> {
     }
     let summary = common::summary(stored, "orders", start.elapsed());
     writeln!(out, "{summary}")?;
-    Ok(())
+    Ok(out.flush()?)
 }
 
 /// What is asked of the server: a stream that keeps every order until somebody deletes it.
@@ -220,22 +232,6 @@ async fn create(
         );
         sleep(PAUSE).await;
     }
-}
-
-/// Sends an order, and waits until the server has stored it.
-async fn store(
-    jetstream: &Context,
-    order: Order,
-    payload: Vec<u8>,
-) -> (Order, Result<PublishAck, PublishError>) {
-    let message = PublishMessage::build()
-        .message_id(&order.order_id)
-        .payload(payload.into());
-    let acknowledged = match jetstream.send_publish(SUBJECT, message).await {
-        Ok(acknowledgement) => acknowledgement.await,
-        Err(error) => Err(error),
-    };
-    (order, acknowledged)
 }
 
 /// Whether the same publish can succeed a little later.

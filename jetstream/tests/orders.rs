@@ -1,0 +1,412 @@
+//! `order-publisher` and `order-consumer` against a real server.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use async_nats::jetstream::consumer::{self, PullConsumer};
+use async_nats::jetstream::{self, AckKind, stream};
+use futures::StreamExt;
+use testkit::{Ended, Program, Server, Signal};
+
+const PUBLISHER: &str = env!("CARGO_BIN_EXE_order-publisher");
+const CONSUMER: &str = env!("CARGO_BIN_EXE_order-consumer");
+const STREAM: &str = "playgrnd_stream";
+
+fn publisher(server: &Server, args: &str) -> Result<Program> {
+    Program::spawn(server.command(PUBLISHER).args(args.split_whitespace()))
+}
+
+fn consumer(server: &Server, args: &str) -> Result<Program> {
+    Program::spawn(server.command(CONSUMER).args(args.split_whitespace()))
+}
+
+async fn client(server: &Server) -> Result<jetstream::Context> {
+    Ok(jetstream::new(async_nats::connect(server.url()).await?))
+}
+
+/// Orders delivered and not acknowledged, and orders not delivered yet.
+async fn left(server: &Server) -> Result<(usize, u64)> {
+    let stream = client(server).await?.get_stream_no_info(STREAM).await?;
+    let info = stream.consumer_info("order_processor").await?;
+    Ok((info.num_ack_pending, info.num_pending))
+}
+
+/// The order ids in lines of either program, in their order.
+fn ids(lines: &[String]) -> Vec<&str> {
+    lines
+        .iter()
+        .filter_map(|line| line.split([':', ' ']).next())
+        .filter(|id| id.len() > 17 && id.as_bytes()[16] == b'-')
+        .collect()
+}
+
+fn one_line(ended: &Ended) -> Result<&str> {
+    ensure!(ended.code() == Some(1), "{ended:?}");
+    ensure!(ended.stderr.len() == 1, "{ended:?}");
+    Ok(&ended.stderr[0])
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_consumer_that_starts_later_gets_every_order_once_and_in_order() -> Result<()> {
+    let server = Server::start()?;
+    let published = publisher(&server, "")?.wait()?;
+    assert!(published.success());
+    assert_eq!(published.stdout.len(), 11);
+    assert!(
+        published.stdout[10].starts_with("10 orders in "),
+        "{published:?}"
+    );
+
+    let consumed = consumer(&server, "--limit 10")?.wait()?;
+    assert!(consumed.success());
+    assert_eq!(ids(&consumed.stdout), ids(&published.stdout));
+    assert_eq!(ids(&consumed.stdout).len(), 10);
+    let last = consumed.stdout.last().context("no line")?;
+    assert!(last.starts_with("10 orders in "), "{last}");
+    assert_eq!(left(&server).await?, (0, 0));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_next_consumer_goes_on_exactly_where_the_last_one_stopped() -> Result<()> {
+    let server = Server::start()?;
+    let published = publisher(&server, "--count 25")?.wait()?;
+    let mut consumed = Vec::new();
+    for limit in [4, 1, 20] {
+        let ended = consumer(&server, &format!("--limit {limit}"))?.wait()?;
+        assert!(ended.success());
+        consumed.extend(ended.stdout);
+    }
+    assert_eq!(ids(&consumed), ids(&published.stdout));
+    assert_eq!(left(&server).await?, (0, 0));
+    Ok(())
+}
+
+#[test]
+fn order_ids_are_unique_across_runs() -> Result<()> {
+    let server = Server::start()?;
+    let first = publisher(&server, "--count 100")?.wait()?;
+    let second = publisher(&server, "--count 100")?.wait()?;
+    let all: BTreeSet<_> = ids(&first.stdout)
+        .into_iter()
+        .chain(ids(&second.stdout))
+        .collect();
+    assert_eq!(all.len(), 200);
+    Ok(())
+}
+
+#[test]
+fn quiet_programs_print_only_their_summaries() -> Result<()> {
+    let server = Server::start()?;
+    let published = publisher(&server, "--count 1000 --quiet")?.wait()?;
+    let consumed = consumer(&server, "--limit 1000 --quiet")?.wait()?;
+    assert_eq!(published.stdout.len(), 1);
+    assert_eq!(
+        consumed.stdout.len(),
+        2,
+        "one when it is ready, one at the end"
+    );
+    assert!(consumed.stdout[1].starts_with("1000 orders in "));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_consumer_stopped_in_full_flow_leaves_nothing_unacknowledged_and_prints_nothing_twice()
+-> Result<()> {
+    const ORDERS: usize = 30_000;
+    let server = Server::start()?;
+    let published = publisher(&server, &format!("--count {ORDERS}"))?.wait()?;
+    let mut printed = Vec::new();
+    for stop_at in [500, 3_000, 7_000] {
+        let mut consumer = consumer(&server, "")?;
+        assert!(consumer.wait_for(|lines| lines.len() > stop_at));
+        let told = Instant::now();
+        let ended = consumer.stop()?;
+        assert!(ended.success());
+        assert!(told.elapsed() < Duration::from_secs(5));
+        assert_eq!(left(&server).await?.0, 0, "unacknowledged");
+        assert_eq!(ended.stderr, [""; 0]);
+        printed.extend(ended.stdout);
+    }
+    ensure!(
+        ids(&printed).len() < ORDERS,
+        "none was stopped in full flow"
+    );
+    let rest = ORDERS - ids(&printed).len();
+    printed.extend(
+        consumer(&server, &format!("--limit {rest}"))?
+            .wait()?
+            .stdout,
+    );
+    assert!(
+        ids(&printed) == ids(&published.stdout),
+        "others, or in another order"
+    );
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_does_not_parse_is_reported_and_never_comes_again() -> Result<()> {
+    let server = Server::start()?;
+    publisher(&server, "--count 1")?.wait()?;
+    let jetstream = client(&server).await?;
+    for payload in ["no order", r#"{"order_id": 5}"#, "\u{1b}[2J"] {
+        jetstream
+            .publish("orders.created", payload.into())
+            .await?
+            .await?;
+    }
+    publisher(&server, "--count 1")?.wait()?;
+
+    let ended = consumer(&server, "--limit 2")?.wait()?;
+    assert!(ended.success());
+    assert_eq!(ids(&ended.stdout).len(), 2, "malformed ones do not count");
+    assert_eq!(ended.stderr.len(), 3, "{ended:?}");
+    assert!(
+        ended.stderr[0].contains("number 2 is no order"),
+        "{ended:?}"
+    );
+    assert_eq!(left(&server).await?, (0, 0));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_that_comes_again_is_noticed_and_not_printed_twice() -> Result<()> {
+    let server = Server::start()?;
+    let published = publisher(&server, "--count 1")?.wait()?;
+    let id = ids(&published.stdout)[0];
+    let jetstream = client(&server).await?;
+    // Without a message id the server cannot know it.
+    let again =
+        format!(r#"{{"order_id":"{id}","item":"keyboard","quantity":1,"unit_price_cents":4999}}"#);
+    jetstream
+        .publish("orders.created", again.into())
+        .await?
+        .await?;
+    publisher(&server, "--count 1")?.wait()?;
+
+    let ended = consumer(&server, "--limit 2")?.wait()?;
+    assert_eq!(ids(&ended.stdout).len(), 2);
+    assert_eq!(ids(&ended.stdout)[0], id);
+    let noticed = format!("{id} came again");
+    assert!(
+        ended.stderr.iter().any(|line| line.contains(&noticed)),
+        "{ended:?}"
+    );
+    assert_eq!(left(&server).await?, (0, 0));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_that_somebody_else_had_before_says_so() -> Result<()> {
+    let server = Server::start()?;
+    publisher(&server, "--count 2")?.wait()?;
+    let stream = client(&server).await?.get_stream(STREAM).await?;
+    let config = consumer::pull::Config {
+        durable_name: Some("order_processor".into()),
+        ..Default::default()
+    };
+    let other: PullConsumer = stream.create_consumer(config).await?;
+    let mut batch = other.fetch().max_messages(1).messages().await?;
+    let message = batch
+        .next()
+        .await
+        .context("no message")?
+        .map_err(anyhow::Error::from_boxed)?;
+    message
+        .ack_with(AckKind::Nak(None))
+        .await
+        .map_err(anyhow::Error::from_boxed)?;
+
+    let ended = consumer(&server, "--limit 2")?.wait()?;
+    let marked = ended
+        .stdout
+        .iter()
+        .filter(|line| line.ends_with("(delivery 2)"));
+    assert_eq!(marked.count(), 1, "{ended:?}");
+    Ok(())
+}
+
+#[test]
+fn a_consumer_waits_for_the_stream_and_never_creates_it() -> Result<()> {
+    let server = Server::start()?;
+    let mut consumer = consumer(&server, "--limit 10")?;
+    consumer.expect_stderr("there is no stream playgrnd_stream")?;
+    assert_eq!(server.monitor("/jsz")?["streams"], 0);
+    publisher(&server, "")?.wait()?;
+    let ended = consumer.wait()?;
+    assert!(ended.success());
+    assert_eq!(ids(&ended.stdout).len(), 10);
+    assert_eq!(ended.stderr.len(), 1, "said once");
+    Ok(())
+}
+
+#[test]
+fn without_jetstream_both_end_at_once_with_a_clear_line() -> Result<()> {
+    let server = Server::options().no_jetstream().start()?;
+    for mut program in [publisher(&server, "")?, consumer(&server, "")?] {
+        let start = Instant::now();
+        let ended = program.wait()?;
+        assert!(start.elapsed() < Duration::from_secs(2));
+        let line = one_line(&ended)?;
+        assert!(
+            line.contains("JetStream is off") && line.contains(&server.url()),
+            "{line}"
+        );
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_with_other_settings_is_an_error_that_says_which() -> Result<()> {
+    let server = Server::start()?;
+    let config = stream::Config {
+        name: STREAM.into(),
+        subjects: vec!["orders.>".into(), "more.orders".into()],
+        max_messages: 5,
+        storage: stream::StorageType::Memory,
+        ..Default::default()
+    };
+    client(&server).await?.create_stream(config).await?;
+    let ended = publisher(&server, "--storage file")?.wait()?;
+    let line = one_line(&ended)?;
+    for part in [
+        "max_msgs is 5, not unset",
+        "storage is memory, not file",
+        r#"subjects is ["orders.>","more.orders"], not ["orders.>"]"#,
+    ] {
+        assert!(line.contains(part), "no {part} in {line}");
+    }
+    assert!(
+        !line.contains("retention") && !line.contains("duplicate"),
+        "{line}"
+    );
+    Ok(())
+}
+
+#[test]
+fn replicas_without_a_cluster_are_an_error_that_says_so() -> Result<()> {
+    let server = Server::start()?;
+    let ended = publisher(&server, "--replicas 3")?.wait()?;
+    let line = one_line(&ended)?;
+    assert!(
+        line.contains("a replica needs a server of its own"),
+        "{line}"
+    );
+    Ok(())
+}
+
+#[test]
+fn a_limit_reached_is_an_error_that_says_how_many_are_stored() -> Result<()> {
+    let account = "accounts { A { jetstream { max_mem: 100KB, max_file: 100KB }, users: [ { user: a, password: a } ] } }
+        no_auth_user: a";
+    for storage in ["memory", "file"] {
+        let server = Server::options().config(account).start()?;
+        let ended = publisher(&server, &format!("--count 5000 --storage {storage}"))?.wait()?;
+        let line = one_line(&ended)?;
+        let stored = ids(&ended.stdout).len();
+        assert!((100..5000).contains(&stored));
+        assert!(
+            line.contains(&format!("{stored} orders are stored")),
+            "{line}"
+        );
+        assert!(line.contains("raise the server's limits"), "{line}");
+        let jsz = server.monitor("/jsz?streams=1&accounts=1")?;
+        let state = &jsz["account_details"][0]["stream_detail"][0]["state"];
+        assert_eq!(state["messages"], stored, "{jsz:#}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_missing_permission_is_an_error_that_names_the_subject() -> Result<()> {
+    for (denied, program) in [
+        ("orders.>", PUBLISHER),
+        ("$JS.API.STREAM.CREATE.>", PUBLISHER),
+        ("$JS.API.CONSUMER.>", CONSUMER),
+    ] {
+        let config = format!(
+            "authorization {{ users: [ {{ user: a, password: a, permissions: {{ publish: {{ deny: \"{denied}\" }} }} }} ] }}\nno_auth_user: a"
+        );
+        let server = Server::options().config(&config).start()?;
+        let ended = Program::spawn(&mut server.command(program))?.wait()?;
+        let line = one_line(&ended)?;
+        assert!(line.contains("Permissions Violation"), "{line}");
+        assert!(
+            !ended.stdout.iter().any(|line| line.contains("stored")),
+            "{ended:?}"
+        );
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stopped_publisher_has_reported_exactly_what_is_stored() -> Result<()> {
+    let server = Server::start()?;
+    let mut publisher = publisher(&server, "--count 10000000")?;
+    assert!(publisher.wait_for(|lines| lines.len() > 1_000));
+    let ended = publisher.stop()?;
+    assert!(ended.success());
+    let stored = ids(&ended.stdout).len();
+    let summary = ended.stdout.last().context("no summary")?;
+    assert!(
+        summary.starts_with(&format!("{stored} orders in ")),
+        "{summary}"
+    );
+    let stream = client(&server).await?.get_stream(STREAM).await?;
+    assert_eq!(
+        usize::try_from(stream.cached_info().state.messages)?,
+        stored
+    );
+    Ok(())
+}
+
+#[test]
+fn a_publisher_gives_up_when_the_server_stays_away_and_says_how_many_are_stored() -> Result<()> {
+    let mut server = Server::start()?;
+    let mut publisher = publisher(&server, "--count 10000000 --storage file --patience 3s")?;
+    assert!(publisher.wait_for(|lines| lines.len() > 1_000));
+    server.kill()?;
+    let away = Instant::now();
+    let ended = publisher.wait()?;
+    assert!(away.elapsed() < Duration::from_secs(10));
+    assert_eq!(ended.code(), Some(1));
+    let stored = ids(&ended.stdout).len();
+    let last = ended.stderr.last().context("no error")?;
+    assert!(
+        last.contains(&format!("{stored} orders are stored")) && last.contains(&server.url()),
+        "{last}"
+    );
+    Ok(())
+}
+
+#[test]
+fn both_stop_in_time_while_the_server_is_away() -> Result<()> {
+    let mut server = Server::start()?;
+    let mut publisher = publisher(&server, "--count 10000000 --quiet")?;
+    let mut consumer = consumer(&server, "")?;
+    assert!(consumer.wait_for(|lines| lines.len() > 1_000));
+    server.kill()?;
+    for program in [&mut consumer, &mut publisher] {
+        program.expect_stderr("lost the connection")?;
+        let told = Instant::now();
+        program.signal(Signal::INT)?;
+        let ended = program.wait()?;
+        assert!(ended.success(), "{ended:?}");
+        assert!(told.elapsed() < Duration::from_secs(5));
+    }
+    Ok(())
+}
+
+#[test]
+fn a_closed_pipe_ends_a_consumer_quietly() -> Result<()> {
+    let server = Server::start()?;
+    publisher(&server, "--count 5000 --quiet")?.wait()?;
+    let mut shell = server.command("/bin/sh");
+    shell.args(["-c", "\"$0\" | head -1"]).arg(CONSUMER);
+    let ended = Program::spawn(&mut shell)?.wait()?;
+    assert_eq!(ended.stdout.len(), 1);
+    assert_eq!(ended.stderr, [""; 0]);
+    Ok(())
+}
