@@ -8,6 +8,7 @@
 //! Each experiment's module measures what its lesson claims: both sides in one run, in turns, on
 //! a private server. What counts are the ratios: the same machine was slow or fast for all rows.
 
+mod jetstream;
 mod kv;
 mod mqtt_bridge;
 mod queue_groups;
@@ -31,6 +32,7 @@ type Bench = (&'static str, fn(&Stage) -> Result<Vec<Table>>);
 const BENCHES: &[Bench] = &[
     ("queue-groups", queue_groups::bench),
     ("rpc", rpc::bench),
+    ("jetstream", jetstream::bench),
     ("kv", kv::bench),
     ("mqtt-bridge", mqtt_bridge::bench),
 ];

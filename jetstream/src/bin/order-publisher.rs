@@ -23,9 +23,6 @@ use jetstream::{OFF, PAUSE, STREAM, SUBJECT, SUBJECTS, TIMEOUT, is_off, is_passi
 use serde_json::{Map, Value};
 use tokio::time::sleep;
 
-/// Orders that are sent and not yet acknowledged. One at a time would wait a round trip for each;
-/// with more than these the server is no faster, and a restart leaves more to repeat.
-const IN_FLIGHT: usize = 256;
 /// For so long the server knows the message ids of what it stored, and does not store a
 /// repetition: it has to be longer than anybody repeats.
 const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
@@ -42,6 +39,11 @@ struct Args {
     /// How many servers of a cluster keep them
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=5))]
     replicas: u8,
+    // One at a time waits a round trip for each. With more than 256 the server is no faster, and
+    // a restart leaves more to repeat; from 5,000 on the library itself waits, for ever.
+    /// How many of them to have on their way, not acknowledged yet
+    #[arg(long, default_value_t = 256, value_name = "COUNT", value_parser = clap::value_parser!(u16).range(1..=1000))]
+    in_flight: u16,
     /// How long to go on trying while the server stores nothing
     #[arg(long, default_value = "30s", value_name = "TIME", value_parser = humantime::parse_duration)]
     patience: Duration,
@@ -86,7 +88,7 @@ async fn order_publisher(args: Args) -> Result<()> {
     loop {
         while !interrupted
             && !stopping
-            && in_flight.len() < IN_FLIGHT
+            && in_flight.len() < args.in_flight.into()
             && let Some(order) = again.pop_front().or_else(|| fresh.next())
         {
             let message = PublishMessage::build()
