@@ -100,20 +100,13 @@ impl Renamed<'_> {
                 &format!("name = \"{experiment}\"\nversion"),
                 &format!("name = \"{name}\"\nversion"),
             ),
-            Some("rs") => {
-                let library = |package: &str| format!("{}::", package.replace('-', "_"));
-                let own_library = text.replace(
-                    &format!("use {}", library(experiment)),
-                    &format!("use {}", library(name)),
-                );
-                self.commands(&own_library)
-            }
+            Some("rs") => self.commands(text),
             Some("md") => without_links_outside(&self.commands(text)),
             _ => text.to_owned(),
         }
     }
 
-    /// Commands name the package; programs keep their names.
+    /// Commands name the package; programs and libraries keep their names.
     fn commands(&self, text: &str) -> String {
         let Self { experiment, name } = self;
         let mut result = String::new();
