@@ -82,7 +82,10 @@ fn play(name: &str, programs: &HashMap<String, PathBuf>, server: Option<&str>) -
             } else {
                 Style::new()
             };
-            println!("{color}{label:>width$} │{color:#} {style}{line}{style:#}");
+            let room = textwrap::Options::new(WIDTH - width - 3).subsequent_indent("  ");
+            for line in textwrap::wrap(line, room) {
+                println!("{color}{label:>width$} │{color:#} {style}{line}{style:#}");
+            }
         };
         scene.play(
             |program| command(program, programs, private.as_ref(), server),
