@@ -229,8 +229,8 @@ fn the_server_lists_a_program_by_its_name() -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn a_closed_pipe_ends_a_program_quietly() -> Result<()> {
+#[tokio::test]
+async fn a_closed_pipe_ends_a_program_quietly() -> Result<()> {
     let server = Server::start()?;
     let mut shell = Command::new("/bin/sh");
     let script = r#"("$0" --exact program --nocapture; echo "ended with $?" >&2) | head -3"#;
@@ -240,10 +240,9 @@ fn a_closed_pipe_ends_a_program_quietly() -> Result<()> {
         .env("NATS_URL", server.url());
     let mut shell = Program::spawn(&mut shell)?;
     shell.expect("ready")?;
-    let runtime = tokio::runtime::Runtime::new()?;
     // "ready" is the third line, with two of the harness before it.
     while shell.is_running()? {
-        runtime.block_on(publish(&server, "extra"))?;
+        publish(&server, "extra").await?;
     }
     let ended = shell.wait()?;
     assert_eq!(ended.stderr, ["ended with 0"]);
