@@ -1,13 +1,15 @@
 //! A real nats-server of one's own.
 
-use std::fmt::Write;
+use std::fmt::Write as _;
 use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -288,6 +290,24 @@ impl Server {
         Ok(())
     }
 
+    /// Waits until JetStream's API answers through this server. In a new cluster a server knows of
+    /// the leader some time before it knows the way there, and drops requests in between.
+    fn wait_for_api(&self) -> Result<()> {
+        const ASK: &[u8] =
+            b"CONNECT {\"verbose\":false}\r\nSUB answer 1\r\nPUB $JS.API.INFO answer 0\r\n\r\n";
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while Instant::now() < deadline {
+            let mut stream = TcpStream::connect(("127.0.0.1", self.port()))?;
+            stream.set_read_timeout(Some(Duration::from_millis(250)))?;
+            stream.write_all(ASK)?;
+            let lines = BufReader::new(stream).lines().map_while(Result::ok);
+            if lines.into_iter().any(|line| line.starts_with("MSG answer")) {
+                return Ok(());
+            }
+        }
+        bail!("JetStream does not answer at {}", self.url())
+    }
+
     /// What it has logged, over all restarts.
     #[must_use]
     pub fn log(&self) -> Vec<String> {
@@ -368,6 +388,7 @@ impl Cluster {
                 let cluster = &jsz["meta_cluster"];
                 cluster["leader"].is_string() && cluster["cluster_size"] == self.servers.len()
             })?;
+            server.wait_for_api()?;
         }
         Ok(())
     }

@@ -169,7 +169,9 @@ fn a_link_delays_and_stays_silent_when_it_is_cut() -> Result<()> {
         .set_read_timeout(Some(Duration::from_millis(200)))?;
     assert!(client.line().is_err());
     link.heal();
-    client.writer.set_read_timeout(None)?;
+    client
+        .writer
+        .set_read_timeout(Some(Duration::from_secs(20)))?;
     assert_eq!(client.line()?, "PONG");
 
     link.reset();
@@ -230,6 +232,7 @@ struct Client {
 impl Client {
     fn connect(port: u16) -> Result<Self> {
         let writer = TcpStream::connect(("127.0.0.1", port))?;
+        writer.set_read_timeout(Some(Duration::from_secs(20)))?;
         let reader = BufReader::new(writer.try_clone()?);
         let mut client = Self {
             reader,
