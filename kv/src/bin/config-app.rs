@@ -14,21 +14,18 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
+use async_nats::Client;
 use async_nats::connection::State;
-use async_nats::datetime::DateTime;
 use async_nats::jetstream::context::{Context, ContextBuilder};
-use async_nats::jetstream::kv::{Operation, Store, Watch};
-use async_nats::{Client, Error};
+use async_nats::jetstream::kv::{Store, Watch};
 use clap::Parser;
 use futures::StreamExt;
-use kv::{BUCKET, Failure, KEY};
+use kv::{BUCKET, Failure, KEY, PAUSE, Place};
 use tokio::time::sleep;
 
 /// How long JetStream may take to answer. An answer that went down with its server never comes,
 /// and the library would wait 10 s for it.
 const ANSWER: Duration = Duration::from_secs(1);
-/// Before looking again whether something is there that was not.
-const PAUSE: Duration = Duration::from_millis(100);
 /// How often to ask whether the bucket is still the one that is watched.
 const CHECK: Duration = Duration::from_secs(2);
 
@@ -67,28 +64,21 @@ async fn follow(client: &Client, args: &Args) -> Result<()> {
     let (mut values, mut started) = (0, None);
     let (mut watched, mut waits, mut told) = (None, false, false);
     loop {
-        // Without a connection a request would only wait in the client's buffer.
-        while client.connection_state() != State::Connected {
-            sleep(PAUSE).await;
-        }
+        kv::connected(client).await;
         let connects = client.statistics().connects.load(Ordering::Relaxed);
-
         let (bucket, mut entries) = match watch(&jetstream, &mut place).await {
             Ok(watch) => watch,
             Err(error) => {
-                let at_the_start = watched.is_none();
-                match kv::failure(&*error) {
-                    Failure::Missing if at_the_start && !waits => {
+                match (kv::failure(&*error), watched.is_none()) {
+                    (Failure::Missing, true) if !mem::replace(&mut waits, true) => {
                         writeln!(out, "waiting for the bucket {BUCKET}: {KEY} is off")?;
-                        // All that is in a bucket made from now on is news.
-                        (waits, place.next) = (true, Some(1));
+                        place.before_the_bucket();
                     }
-                    Failure::Lasting if at_the_start => {
-                        return Err(kv::explain("cannot watch the bucket", &args.nats, &*error));
+                    (Failure::Missing, true) => {}
+                    (Failure::Lasting, true) => {
+                        return Err(kv::explain("cannot watch the bucket", &args.nats, error));
                     }
-                    Failure::Missing if at_the_start => {}
-                    _ if !told => {
-                        told = true;
+                    _ if !mem::replace(&mut told, true) => {
                         tracing::warn!("cannot watch the bucket {BUCKET}, trying on: {error}");
                     }
                     _ => {}
@@ -99,10 +89,9 @@ async fn follow(client: &Client, args: &Args) -> Result<()> {
         };
         told = false;
         // A watch shows what is there, and nothing where nothing is. Once said is enough.
-        let waited = mem::take(&mut waits);
-        let is_new = watched != place.created;
-        watched = place.created;
-        if is_new && !waited && bucket.entry(KEY).await.is_ok_and(|entry| entry.is_none()) {
+        let created = Some(bucket.stream.cached_info().created);
+        let is_news = mem::replace(&mut watched, created) != created && !mem::take(&mut waits);
+        if is_news && bucket.entry(KEY).await.is_ok_and(|entry| entry.is_none()) {
             writeln!(out, "watching, no value yet: {KEY} is off")?;
         }
 
@@ -121,19 +110,16 @@ async fn follow(client: &Client, args: &Args) -> Result<()> {
                 sleep(PAUSE).await;
                 break;
             };
-            place.next = Some(entry.revision + 1);
+            place.pass(entry.revision);
             let state = kv::read(&entry);
-            let word = if state == Ok(true) { "on" } else { "off" };
+            let word = kv::word(state == Ok(true));
             if !args.quiet {
                 writeln!(out, "#{} {KEY} is {word}", entry.revision)?;
             }
-            // A marker is as good as a value; rubbish is not what anybody waits for.
-            if let Err(why) = &state {
+            if let Err(why) = state {
                 tracing::warn!("#{} {KEY} {why}: it is off", entry.revision);
             }
-            if state.is_ok() || entry.operation != Operation::Put {
-                values += 1;
-            }
+            values += u64::from(kv::counts(&entry));
             let started = started.get_or_insert_with(Instant::now);
             if Some(values) == args.limit {
                 let summary = common::summary(values, "values", started.elapsed());
@@ -144,31 +130,12 @@ async fn follow(client: &Client, args: &Args) -> Result<()> {
     }
 }
 
-/// How far we are: which bucket was watched, and which of its revisions is to come next. None at
-/// the start, when it counts what the value is, and not how it came about.
-#[derive(Default)]
-struct Place {
-    created: Option<DateTime>,
-    next: Option<u64>,
-}
-
 /// Watches from that place on.
-async fn watch(jetstream: &Context, place: &mut Place) -> Result<(Store, Watch), Error> {
+async fn watch(jetstream: &Context, place: &mut Place) -> Result<(Store, Watch)> {
     let bucket = jetstream.get_key_value(BUCKET).await?;
-
-    // Revisions count in one bucket. The watch does not ask in which: in a bucket made anew, which
-    // begins with 1, it would wait in silence for the revision after the last one it saw.
+    // A watch counts revisions, and another bucket counts its own.
     let info = bucket.stream.cached_info();
-    let last = place.created.replace(info.created);
-    if last.is_some_and(|last| last != info.created) {
-        tracing::warn!("the bucket {BUCKET} was made anew: reading it from its beginning");
-        place.next = Some(1);
-    } else if place.next > Some(info.state.last_sequence + 1) {
-        tracing::warn!("the bucket {BUCKET} is older than it was: what it holds now counts");
-        place.next = None;
-    }
-
-    let watch = match place.next {
+    let watch = match place.enter(info.created, info.state.last_sequence) {
         // The last value, and all that come after it: nothing can slip in between.
         None => bucket.watch_with_history(KEY).await?,
         Some(revision) => bucket.watch_from_revision(KEY, revision).await?,
@@ -178,8 +145,9 @@ async fn watch(jetstream: &Context, place: &mut Place) -> Result<(Store, Watch),
 
 /// Returns when a watch has to be made anew, though it says nothing of it, and why.
 async fn end_of_watch(client: &Client, connects: u64, bucket: &Store) -> &'static str {
-    let watched = bucket.stream.cached_info();
-    let mut last_sequence = watched.state.last_sequence;
+    let info = bucket.stream.cached_info();
+    let mut place = Place::default();
+    place.enter(info.created, info.state.last_sequence);
     let mut asked = Instant::now();
     loop {
         // After an outage the library's watch comes back by itself, but takes up to 10 s; and
@@ -195,9 +163,8 @@ async fn end_of_watch(client: &Client, connects: u64, bucket: &Store) -> &'stati
             continue;
         }
         match bucket.stream.get_info().await {
-            Ok(info) if info.created != watched.created => return "the bucket was made anew",
-            Ok(info) if info.state.last_sequence < last_sequence => return "the bucket is older",
-            Ok(info) => last_sequence = info.state.last_sequence,
+            Ok(info) if place.is_here(info.created, info.state.last_sequence) => {}
+            Ok(_) => return "the bucket is another one",
             Err(error) if kv::failure(&error) == Failure::Missing => return "the bucket is gone",
             Err(_) => {} // no answer says nothing about the bucket
         }
