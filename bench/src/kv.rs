@@ -2,7 +2,8 @@
 //! costs the server.
 
 use std::fs;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::io::{Write, stdout};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -12,8 +13,9 @@ use futures::StreamExt;
 use hdrhistogram::Histogram;
 use testkit::{Program, Server};
 use tokio::runtime::Runtime;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::JoinHandle;
-use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use crate::report::Table;
 use crate::stage::Stage;
@@ -21,18 +23,24 @@ use crate::stage::Stage;
 const BUCKET: &str = "configs_playgrnd";
 const KEY: &str = "site_maintenance";
 
+/// The part that watches with the bare client library.
+pub const PART: &str = "kv-watch";
+
 /// How many programs follow the switch.
 const FOLLOWERS: usize = 50;
-/// How long to look at what they cost while nothing changes, and then at how they see changes.
-const SPAN: Duration = Duration::from_secs(5);
-/// Between two changes, on average.
-const CHANGE_EVERY: Duration = Duration::from_millis(97);
+/// How long to look at what they cost while nothing changes: a watch has a heartbeat every 5 s.
+const IDLE: Duration = Duration::from_secs(5);
 const POLL_EVERY: Duration = Duration::from_secs(1);
+/// Longer than that, so that no change is overtaken by the next one before a poll can see it.
+const CHANGE_EVERY: Duration = Duration::from_millis(1130);
+const CHANGES: u32 = 3;
 /// How many changes, one after the other has been seen.
-const CHANGES: u32 = 3_000;
+const ONE_BY_ONE: u32 = 3_000;
+/// Whoever has not seen a change by then has missed it.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Who saw which revision, and when.
-type Seen = Arc<Mutex<Vec<(u64, Instant)>>>;
+type Seen = UnboundedSender<(u64, Instant)>;
 
 /// Both tables.
 ///
@@ -44,17 +52,18 @@ pub fn bench(stage: &Stage) -> Result<Vec<Table>> {
     let runtime = Runtime::new()?;
     let mut tables = Vec::new();
 
-    let names = ["watch, bare async-nats", "config-app, line printed"];
-    let title = format!("From put to watch, one by one ({CHANGES})");
+    let names = ["bare async-nats", "config-app"];
+    let title = format!("From put to line printed by a watch, one by one ({ONE_BY_ONE})");
     let samples = stage.in_turns(&title, &names, |contender| {
         let server = Server::start()?.quiet();
-        let seen = Seen::default();
-        let _followers = if contender == 0 {
-            Followers::Tasks(vec![runtime.block_on(watch(&server, &seen))?])
-        } else {
-            Followers::programs(1, &config_app, &server, &seen)?
+        runtime.block_on(bucket(&server))?;
+        let (seen, changes) = unbounded_channel();
+        let mut command = match contender {
+            0 => stage.part(&server, &[PART]),
+            _ => server.command(&config_app),
         };
-        runtime.block_on(one_by_one(&server, &seen))
+        let _follower = follower(&mut command, &seen)?;
+        runtime.block_on(one_by_one(&server, changes))
     })?;
     let mut table = Table::new(&title, &["p50 µs", "p99 µs"]);
     for (name, samples) in names.iter().zip(&samples) {
@@ -63,28 +72,47 @@ pub fn bench(stage: &Stage) -> Result<Vec<Table>> {
     tables.push(table);
 
     let names = ["watch", "config-app", "poll, 1 s"];
-    let title = format!("{FOLLOWERS} followers: changes seen; idle, each per second");
+    let title = format!("{FOLLOWERS} followers: from put to notice; while idle, each in a second");
     let samples = stage.in_turns(&title, &names, |contender| {
         let mut server = Server::start()?.quiet();
         runtime.block_on(bucket(&server))?;
-        let seen = Seen::default();
+        let (seen, changes) = unbounded_channel();
         let _followers = match contender {
             0 => Followers::tasks(|| runtime.block_on(watch(&server, &seen)))?,
-            1 => Followers::programs(FOLLOWERS, &config_app, &server, &seen)?,
+            1 => Followers::programs(|| follower(&mut server.command(&config_app), &seen))?,
             _ => Followers::tasks(|| runtime.block_on(poll(&server, &seen)))?,
         };
         let idle = idle(&mut server)?;
-        let mut figures = runtime.block_on(at_random(&server, &seen))?;
+        let mut figures = runtime.block_on(now_and_then(&server, changes))?;
         figures.extend(idle);
         Ok(figures)
     })?;
-    let columns = ["p50 ms", "p99 ms", "seen %", "messages", "CPU µs"];
+    let columns = ["p50 ms", "p99 ms", "messages", "server CPU µs"];
     let mut table = Table::new(&title, &columns);
     for (name, samples) in names.iter().zip(&samples) {
         table.row(name, samples);
     }
     tables.push(table);
     Ok(tables)
+}
+
+/// A watch as one writes it where nothing fails, on tokio's default runtime: prints each revision.
+///
+/// # Errors
+///
+/// Where there is no bucket or nobody reads the lines.
+pub fn part() -> Result<()> {
+    Runtime::new()?.block_on(async {
+        let url = std::env::var("NATS_URL")?;
+        let jetstream = jetstream::new(async_nats::connect(url).await?);
+        let bucket = jetstream.get_key_value(BUCKET).await?;
+        let mut entries = bucket.watch_with_history(KEY).await?;
+        writeln!(stdout(), "watching")?;
+        while let Some(entry) = entries.next().await {
+            writeln!(stdout(), "#{} is new", entry?.revision)?;
+        }
+        Ok(())
+    })
 }
 
 /// Those who follow, until dropped.
@@ -99,27 +127,8 @@ impl Followers {
         Ok(Self::Tasks(tasks))
     }
 
-    fn programs(
-        count: usize,
-        program: &std::path::Path,
-        server: &Server,
-        seen: &Seen,
-    ) -> Result<Self> {
-        let start = |_| {
-            let seen = Arc::clone(seen);
-            let mut command = server.command(program);
-            let mut running = Program::spawn_watched(&mut command, move |line| {
-                let revision = line
-                    .strip_prefix('#')
-                    .and_then(|line| line.split(' ').next());
-                if let Some(revision) = revision.and_then(|revision| revision.parse().ok()) {
-                    note(&seen, revision);
-                }
-            })?;
-            running.expect("")?;
-            Ok(running)
-        };
-        let running = (0..count).map(start).collect::<Result<_>>()?;
+    fn programs(start: impl Fn() -> Result<Program>) -> Result<Self> {
+        let running = (0..FOLLOWERS).map(|_| start()).collect::<Result<_>>()?;
         Ok(Self::Programs { _running: running })
     }
 }
@@ -132,10 +141,25 @@ impl Drop for Followers {
     }
 }
 
+/// A program that prints `#` and the revision of each change.
+fn follower(command: &mut Command, seen: &Seen) -> Result<Program> {
+    let seen = seen.clone();
+    let mut running = Program::spawn_watched(command, move |line| {
+        let revision = line
+            .strip_prefix('#')
+            .and_then(|line| line.split(' ').next());
+        if let Some(revision) = revision.and_then(|revision| revision.parse().ok()) {
+            note(&seen, revision);
+        }
+    })?;
+    // It watches when it has said something.
+    running.expect("")?;
+    Ok(running)
+}
+
 fn note(seen: &Seen, revision: u64) {
-    let now = Instant::now();
-    let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
-    seen.push((revision, now));
+    // Nobody counts any more when the measurement is over.
+    let _ = seen.send((revision, Instant::now()));
 }
 
 async fn bucket(server: &Server) -> Result<Store> {
@@ -151,7 +175,7 @@ async fn bucket(server: &Server) -> Result<Store> {
 /// As one writes it where nothing fails.
 async fn watch(server: &Server, seen: &Seen) -> Result<JoinHandle<()>> {
     let mut entries = bucket(server).await?.watch_with_history(KEY).await?;
-    let seen = Arc::clone(seen);
+    let seen = seen.clone();
     Ok(tokio::spawn(async move {
         while let Some(Ok(entry)) = entries.next().await {
             note(&seen, entry.revision);
@@ -162,7 +186,7 @@ async fn watch(server: &Server, seen: &Seen) -> Result<JoinHandle<()>> {
 /// Without a watch: asks for the value every second.
 async fn poll(server: &Server, seen: &Seen) -> Result<JoinHandle<()>> {
     let bucket = bucket(server).await?;
-    let seen = Arc::clone(seen);
+    let seen = seen.clone();
     // They do not all ask at the same moment.
     sleep(POLL_EVERY / u32::try_from(FOLLOWERS)?).await;
     Ok(tokio::spawn(async move {
@@ -183,65 +207,64 @@ async fn poll(server: &Server, seen: &Seen) -> Result<JoinHandle<()>> {
 }
 
 /// Puts a value when the one before has been seen.
-async fn one_by_one(server: &Server, seen: &Seen) -> Result<Vec<f64>> {
+async fn one_by_one(
+    server: &Server,
+    mut changes: UnboundedReceiver<(u64, Instant)>,
+) -> Result<Vec<f64>> {
+    let bucket = bucket(server).await?;
+    let mut times = Histogram::<u64>::new(3)?;
+    for change in 0..ONE_BY_ONE {
+        let start = put(&bucket, change).await?;
+        let seen = timeout(PATIENCE, changes.recv()).await;
+        let (revision, at) = seen.ok().flatten().context("a change was not seen")?;
+        ensure!(
+            revision == u64::from(change) + 1,
+            "#{revision} out of order"
+        );
+        times.record(u64::try_from((at - start).as_nanos())?)?;
+    }
+    Ok([0.5, 0.99]
+        .map(|share| quantile(&times, share) / 1e3)
+        .into())
+}
+
+/// Changes the value now and then; how late each follower sees each change.
+async fn now_and_then(
+    server: &Server,
+    mut changes: UnboundedReceiver<(u64, Instant)>,
+) -> Result<Vec<f64>> {
     let bucket = bucket(server).await?;
     let mut times = Histogram::<u64>::new(3)?;
     for change in 0..CHANGES {
-        let value = if change % 2 == 0 { "true" } else { "false" };
-        let start = Instant::now();
-        let revision = bucket.put(KEY, value.into()).await?;
-        let at = loop {
-            let last = seen
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .last()
-                .copied();
-            match last {
-                Some((last, at)) if last == revision => break at,
-                _ if start.elapsed() > Duration::from_secs(5) => {
-                    anyhow::bail!("#{revision} was not seen")
-                }
-                _ => tokio::task::yield_now().await,
-            }
-        };
-        times.record(u64::try_from((at - start).as_nanos())?)?;
+        let start = put(&bucket, change).await?;
+        for _ in 0..FOLLOWERS {
+            let seen = timeout(PATIENCE, changes.recv()).await;
+            let (revision, at) = seen.ok().flatten().context("a change was not seen")?;
+            ensure!(
+                revision == u64::from(change) + 1,
+                "#{revision} out of order"
+            );
+            times.record(u64::try_from((at - start).as_nanos())?)?;
+        }
+        sleep(CHANGE_EVERY.saturating_sub(start.elapsed())).await;
     }
-    let microseconds = |quantile| {
-        f64::from(u32::try_from(times.value_at_quantile(quantile) / 1000).unwrap_or(u32::MAX))
-    };
-    Ok(vec![microseconds(0.5), microseconds(0.99)])
+    Ok([0.5, 0.99]
+        .map(|share| quantile(&times, share) / 1e6)
+        .into())
 }
 
-/// Changes the value for a while; how late each follower sees each change, and how many of them.
-async fn at_random(server: &Server, seen: &Seen) -> Result<Vec<f64>> {
-    let bucket = bucket(server).await?;
+/// Turns the switch, and returns when that began.
+async fn put(bucket: &Store, change: u32) -> Result<Instant> {
+    let value = if change % 2 == 0 { "true" } else { "false" };
     let start = Instant::now();
-    let mut puts = Vec::new();
-    while start.elapsed() < SPAN {
-        let value = if puts.len() % 2 == 0 { "true" } else { "false" };
-        let at = Instant::now();
-        puts.push((bucket.put(KEY, value.into()).await?, at));
-        sleep(CHANGE_EVERY).await;
-    }
-    sleep(POLL_EVERY + CHANGE_EVERY).await;
-    let seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
-    let mut times = Histogram::<u64>::new(3)?;
-    for (revision, at) in &*seen {
-        let put = puts.iter().find(|(put, _)| put == revision);
-        let (_, start) = put.context("a revision that nobody put")?;
-        times.record(u64::try_from((*at - *start).as_micros())?)?;
-    }
-    ensure!(!seen.is_empty(), "nobody saw anything");
-    let milliseconds = |quantile| {
-        let microseconds = u32::try_from(times.value_at_quantile(quantile)).unwrap_or(u32::MAX);
-        f64::from(microseconds) / 1000.0
-    };
-    let (seen, all) = (
-        u32::try_from(seen.len())?,
-        u32::try_from(puts.len() * FOLLOWERS)?,
-    );
-    let share = 100.0 * f64::from(seen) / f64::from(all);
-    Ok(vec![milliseconds(0.5), milliseconds(0.99), share])
+    bucket.put(KEY, value.into()).await?;
+    Ok(start)
+}
+
+/// Nanoseconds.
+fn quantile(times: &Histogram<u64>, share: f64) -> f64 {
+    let nanoseconds = times.value_at_quantile(share);
+    Duration::from_nanos(nanoseconds).as_secs_f64() * 1e9
 }
 
 /// What the server does for each follower in a second in which nothing changes: messages in and
@@ -256,9 +279,9 @@ fn idle(server: &mut Server) -> Result<Vec<f64>> {
             .context("no counts in /varz")
     };
     let before = (messages(server)?, processor_time(server.id()?)?);
-    std::thread::sleep(SPAN);
+    std::thread::sleep(IDLE);
     let after = (messages(server)?, processor_time(server.id()?)?);
-    let each = f64::from(u32::try_from(FOLLOWERS)?) * SPAN.as_secs_f64();
+    let each = f64::from(u32::try_from(FOLLOWERS)?) * IDLE.as_secs_f64();
     let time = after.1.saturating_sub(before.1);
     Ok(vec![
         f64::from(u32::try_from(after.0 - before.0)?) / each,

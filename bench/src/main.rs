@@ -60,12 +60,17 @@ fn main() -> ExitCode {
     {
         let args = args.to_vec();
         return match args.first() {
+            Some(part) if part == kv::PART => ended(kv::part()),
             Some(part) if part.starts_with("bare-") => common::run(queue_groups::part(args)),
             _ => common::run(rpc::part(args)),
         };
     }
     // Ctrl-C ends it at once: nothing is lost, and the parts end with it.
-    match bench(&Args::parse()) {
+    ended(bench(&Args::parse()))
+}
+
+fn ended(result: Result<()>) -> ExitCode {
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // Nobody is left to tell when stderr is closed.
