@@ -5,22 +5,21 @@
 //! cargo run -p jetstream --bin order-consumer   # terminal 2, now or tomorrow; or several
 //! ```
 
-use std::collections::HashSet;
 use std::io::{BufWriter, Stdout, Write, stdout};
 use std::process::ExitCode;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Error, Result, anyhow, bail};
 use async_nats::connection::State;
 use async_nats::jetstream::consumer::{AckPolicy, PullConsumer, pull};
-use async_nats::jetstream::context::{RequestError, RequestErrorKind};
-use async_nats::jetstream::stream::{ConsumerError, ConsumerErrorKind};
-use async_nats::jetstream::{AckKind, Context, ContextBuilder, ErrorCode, Message};
+use async_nats::jetstream::{AckKind, Context, ContextBuilder, Message};
 use clap::Parser;
 use common::payload::Order;
 use futures::{FutureExt, StreamExt};
-use jetstream::{DURABLE, OFF, PAUSE, STREAM, TIMEOUT, is_off, is_passing};
+use jetstream::recent::Recent;
+use jetstream::refusal::{OFF, Refusal};
+use jetstream::wire::Connection;
+use jetstream::{DURABLE, PAUSE, STREAM, TIMEOUT, lines};
 use tokio::time::{sleep, timeout};
 
 /// Orders asked for at once. So many come a second time when this program is killed.
@@ -55,10 +54,13 @@ fn main() -> ExitCode {
 async fn order_consumer(args: Args) -> Result<()> {
     let client = args.nats.connect("order-consumer").await?;
     let jetstream = ContextBuilder::new().timeout(TIMEOUT).build(client.clone());
-    let statistics = client.statistics();
-    let is_connected = || client.connection_state() == State::Connected;
-
-    let mut handler = Handler::new(args.quiet);
+    let mut handler = Handler {
+        out: BufWriter::new(stdout()),
+        quiet: args.quiet,
+        recent: Recent::default(),
+        printed: 0,
+        repeated: 0,
+    };
     let (mut opened, mut start) = (false, None);
     'open: loop {
         let consumer = tokio::select! {
@@ -85,11 +87,11 @@ async fn order_consumer(args: Args) -> Result<()> {
 
         // One batch after the other, each to its end: what the server has sent is printed and
         // acknowledged. Leaving in the middle would leave the rest to wait for ACK_WAIT.
-        loop {
-            if handler.printed == args.limit || common::shutdown().now_or_never().is_some() {
+        while handler.printed < args.limit {
+            if common::shutdown().now_or_never().is_some() {
                 break 'open;
             }
-            let connection = statistics.connects.load(Relaxed);
+            let connection = Connection::of(&client);
             let left = usize::try_from(args.limit - handler.printed).unwrap_or(BATCH);
             let batch = consumer
                 .batch()
@@ -101,11 +103,7 @@ async fn order_consumer(args: Args) -> Result<()> {
                     Ok(Some(messages)) => messages,
                     Ok(None) => break,
                     // The request has gone with the connection on which it was sent.
-                    Err(_)
-                        if !is_connected() || statistics.connects.load(Relaxed) != connection =>
-                    {
-                        continue 'open;
-                    }
+                    Err(_) if connection.is_lost() => continue 'open,
                     Err(_) => continue,
                 };
                 start.get_or_insert_with(Instant::now);
@@ -130,6 +128,7 @@ async fn order_consumer(args: Args) -> Result<()> {
                 }
             }
         }
+        break;
     }
 
     if handler.repeated > 0 {
@@ -164,38 +163,27 @@ async fn open(jetstream: &Context, at_start: bool) -> Result<PullConsumer> {
     };
     let mut told = false;
     loop {
-        let error = match jetstream
-            .create_consumer_on_stream(config.clone(), STREAM)
-            .await
-        {
+        let opened = jetstream.create_consumer_on_stream(config.clone(), STREAM);
+        let error = match opened.await {
             Ok(consumer) => return Ok(consumer),
             Err(error) => error,
         };
-        match error.kind() {
-            ConsumerErrorKind::JetStream(error) => match error.error_code() {
-                ErrorCode::STREAM_NOT_FOUND if !told => {
-                    told = true;
-                    tracing::info!(
-                        "there is no stream {STREAM}: waiting until order-publisher creates it"
-                    );
-                }
-                ErrorCode::STREAM_NOT_FOUND => {}
-                // Only at the start: a server that is stopping has its JetStream off, too.
-                code if is_off(code) && at_start => bail!(OFF),
-                code if is_off(code) || is_passing(code) => {}
-                _ => bail!("cannot create the consumer {DURABLE}: {error}"),
-            },
-            ConsumerErrorKind::Request if at_start && nobody_answers(&error) => bail!(OFF),
-            ConsumerErrorKind::Request | ConsumerErrorKind::TimedOut => {}
-            _ => return Err(error.into()),
+        match Refusal::from(&error) {
+            Refusal::NoStream if !told => {
+                told = true;
+                tracing::info!(
+                    "there is no stream {STREAM}: waiting until order-publisher creates it"
+                );
+            }
+            // Only at the start: a server that is stopping has its JetStream off, too.
+            Refusal::Off if at_start => bail!(OFF),
+            Refusal::Lasting(advice) => {
+                bail!("cannot create the consumer {DURABLE}: {error}{advice}")
+            }
+            _ => {}
         }
         sleep(PAUSE).await;
     }
-}
-
-fn nobody_answers(error: &ConsumerError) -> bool {
-    let source = std::error::Error::source(error).and_then(|source| source.downcast_ref());
-    source.is_some_and(|error: &RequestError| error.kind() == RequestErrorKind::NoResponders)
 }
 
 /// What is done with each message: the part that is somebody's business.
@@ -208,16 +196,6 @@ struct Handler {
 }
 
 impl Handler {
-    fn new(quiet: bool) -> Self {
-        Self {
-            out: BufWriter::new(stdout()),
-            quiet,
-            recent: Recent::default(),
-            printed: 0,
-            repeated: 0,
-        }
-    }
-
     /// Prints an order that is new, and says how the server is to be answered.
     fn handle(&mut self, message: &Message) -> Result<AckKind> {
         let info = message.info().map_err(Error::from_boxed)?;
@@ -233,7 +211,7 @@ impl Handler {
         if self.recent.is_new(&order.order_id) {
             self.printed += 1;
             if !self.quiet {
-                writeln!(self.out, "{}", line(&order, info.delivered))?;
+                writeln!(self.out, "{}", lines::taken(&order, info.delivered))?;
             }
         } else {
             // Its acknowledgement did not arrive, or it was published once more.
@@ -244,66 +222,5 @@ impl Handler {
             }
         }
         Ok(AckKind::Ack)
-    }
-}
-
-/// An order as it is printed. Whatever comes from elsewhere stays on its one line.
-fn line(order: &Order, delivery: i64) -> String {
-    let (id, item) = (order.order_id.escape_debug(), order.item.escape_debug());
-    let (euros, cents) = (order.unit_price_cents / 100, order.unit_price_cents % 100);
-    let line = format!("{id}: {} x {item} at {euros}.{cents:02}", order.quantity);
-    match delivery {
-        1 => line,
-        // Whoever had it before did not acknowledge it; whether it was printed nobody knows.
-        _ => format!("{line} (delivery {delivery})"),
-    }
-}
-
-/// The orders printed last. Not all of them: this program runs on, and its memory is finite.
-#[derive(Default)]
-struct Recent {
-    newer: HashSet<String>,
-    older: HashSet<String>,
-}
-
-impl Recent {
-    /// How many are remembered, and up to twice as many: far more than can be on their way.
-    const SIZE: usize = 50_000;
-
-    fn is_new(&mut self, order_id: &str) -> bool {
-        if self.newer.contains(order_id) || self.older.contains(order_id) {
-            return false;
-        }
-        if self.newer.len() == Self::SIZE {
-            self.older = std::mem::take(&mut self.newer);
-        }
-        self.newer.insert(order_id.to_owned())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_repetition_is_recognised_and_memory_is_bounded() {
-        let mut recent = Recent::default();
-        for id in 0..3 * Recent::SIZE {
-            assert!(recent.is_new(&id.to_string()));
-            assert!(!recent.is_new(&id.saturating_sub(Recent::SIZE / 2).to_string()));
-            assert!(recent.newer.len() + recent.older.len() <= 2 * Recent::SIZE);
-        }
-    }
-
-    #[test]
-    fn a_line_stays_a_line() {
-        let order = Order {
-            order_id: "1".into(),
-            item: "mouse\n\u{1b}[2J".into(),
-            quantity: 2,
-            unit_price_cents: 1905,
-        };
-        assert_eq!(line(&order, 1), "1: 2 x mouse\\n\\u{1b}[2J at 19.05");
-        assert!(line(&order, 3).ends_with(" at 19.05 (delivery 3)"));
     }
 }

@@ -1,0 +1,45 @@
+//! Orders as the programs print them.
+
+use common::payload::Order;
+
+/// An order that is stored.
+#[must_use]
+pub fn stored(order: &Order, sequence: u64) -> String {
+    let Order {
+        order_id,
+        item,
+        quantity,
+        ..
+    } = order;
+    format!("{order_id} stored as number {sequence}: {quantity} x {item}")
+}
+
+/// An order that was taken. Whatever comes from elsewhere stays on its one line.
+#[must_use]
+pub fn taken(order: &Order, delivery: i64) -> String {
+    let (id, item) = (order.order_id.escape_debug(), order.item.escape_debug());
+    let (euros, cents) = (order.unit_price_cents / 100, order.unit_price_cents % 100);
+    let line = format!("{id}: {} x {item} at {euros}.{cents:02}", order.quantity);
+    match delivery {
+        1 => line,
+        // Whoever had it before did not acknowledge it; whether it was printed nobody knows.
+        _ => format!("{line} (delivery {delivery})"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_stays_a_line() {
+        let order = Order {
+            order_id: "1".into(),
+            item: "mouse\n\u{1b}[2J".into(),
+            quantity: 2,
+            unit_price_cents: 1905,
+        };
+        assert_eq!(taken(&order, 1), "1: 2 x mouse\\n\\u{1b}[2J at 19.05");
+        assert!(taken(&order, 3).ends_with(" at 19.05 (delivery 3)"));
+    }
+}
