@@ -1,7 +1,10 @@
 //! What the programs of this experiment agree on: names, what a valid reading is, how one is shown.
 
 mod broker;
+mod outbox;
+mod reconnect;
 mod seen;
+mod thermometer;
 
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -10,7 +13,10 @@ use anyhow::{Context, Result, ensure};
 pub use common::payload::{DeviceCommand, Reading};
 
 pub use broker::{MqttArgs, explain};
+pub use outbox::Outbox;
+pub use reconnect::Reconnect;
 pub use seen::Seen;
+pub use thermometer::celsius;
 
 /// Where readings go, as MQTT says it …
 pub const TOPIC: &str = "device/temp";
@@ -69,12 +75,17 @@ pub fn interval(text: &str) -> Result<Duration> {
     in_bounds(humantime::parse_duration(text)?)
 }
 
-/// Checks that a pause is one of [`INTERVALS`].
+/// The new pause that a command asks a sensor for.
 ///
 /// # Errors
 ///
-/// Where it is not.
-pub fn in_bounds(interval: Duration) -> Result<Duration> {
+/// Where it is no command, or asks for none of [`INTERVALS`].
+pub fn command(payload: &[u8]) -> Result<Duration> {
+    let command: DeviceCommand = serde_json::from_slice(payload)?;
+    in_bounds(Duration::from_millis(command.interval_ms))
+}
+
+fn in_bounds(interval: Duration) -> Result<Duration> {
     ensure!(
         INTERVALS.contains(&interval),
         "expected an interval of {} to {}",
@@ -124,5 +135,15 @@ mod tests {
     fn a_commanded_interval_has_bounds() {
         assert!(interval("1ms").is_ok() && interval("24h").is_ok());
         assert!(interval("0s").is_err() && interval("999us").is_err() && interval("25h").is_err());
+    }
+
+    #[test]
+    fn a_command_is_obeyed_within_bounds() {
+        let half_a_second = command(br#"{"interval_ms": 500}"#).ok();
+        assert_eq!(half_a_second, Some(Duration::from_millis(500)));
+        for text in ["", "500", r#"{"interval_ms": 0}"#, r#"{"interval_ms": -1}"#] {
+            assert!(command(text.as_bytes()).is_err(), "{text}");
+        }
+        assert!(command(format!(r#"{{"interval_ms": {}}}"#, u64::MAX).as_bytes()).is_err());
     }
 }

@@ -5,9 +5,10 @@ mod support;
 use std::collections::HashSet;
 use std::fs;
 use std::io::Write;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use async_nats::jetstream::consumer::{AckPolicy, pull};
 use futures::StreamExt;
 use testkit::{Link, Program, Server};
@@ -66,15 +67,19 @@ fn no_reading_of_qos_1_is_lost_while_broker_and_recorder_die() -> Result<()> {
         ensure!(times == 2, "{:?}", ended.stderr);
     }
 
-    let all = |lines: &[String]| [seqs(&before.stdout), seqs(lines)].concat();
-    let everything =
-        |seqs: Vec<u64>| seqs.into_iter().collect::<HashSet<_>>().len() as u64 == COUNT;
-    let complete = recorder.wait_for(|lines| everything(all(lines)));
-    ensure!(
-        complete,
-        "{} of {COUNT} are recorded",
-        all(&recorder.stdout()).len()
-    );
+    let all = |lines: &[String]| -> HashSet<u64> {
+        seqs(&before.stdout)
+            .into_iter()
+            .chain(seqs(lines))
+            .collect()
+    };
+    if !recorder.wait_for(|lines| all(lines).len() as u64 == COUNT) {
+        let known = all(&recorder.stdout());
+        let missing: Vec<_> = (1..=COUNT).filter(|seq| !known.contains(seq)).collect();
+        let stored = tokio::runtime::Runtime::new()?.block_on(stored(&server))?;
+        let stored: Vec<_> = missing.iter().filter(|seq| stored.contains(seq)).collect();
+        bail!("not recorded: {missing:?}, of which the stream has {stored:?}");
+    }
     // What QoS 1 brought twice is recorded once.
     let once = |lines: &[String]| {
         let seqs = seqs(lines);
@@ -140,6 +145,37 @@ fn a_broker_that_has_forgotten_the_session_gets_the_readings_again() -> Result<(
     let first = numbers.first().context("nothing recorded")?;
     assert!(*first <= 100, "{first}");
     assert_eq!(numbers, (*first..=300).collect::<Vec<_>>());
+    Ok(())
+}
+
+#[test]
+fn what_was_acknowledged_just_before_the_broker_died_is_sent_again() -> Result<()> {
+    let mut server = Server::start()?;
+    ready(&server, RECORDER, "")?.stop()?;
+    server.kill()?;
+    let [store, empty] = ["store", "empty"].map(|name| server.folder().join(name));
+    let copied = Command::new("cp")
+        .arg("-r")
+        .args([&store, &empty])
+        .status()?;
+    ensure!(copied.success(), "cannot copy the store");
+    server.restart()?;
+
+    let mut sensor = spawn(&server, SENSOR, "--count 60 --interval 10ms")?;
+    // It is acknowledged, and the broker takes it along with all that it has stored.
+    sensor.expect("#40: ")?;
+    server.kill()?;
+    fs::remove_dir_all(&store)?;
+    fs::rename(&empty, &store)?;
+    server.restart()?;
+    let mut recorder = ready(&server, RECORDER, "")?;
+    recorder.expect("#40: ")?;
+    recorder.expect("#60: ")?;
+    let numbers = seqs(&recorder.stop()?.stdout);
+    let first = numbers.first().context("nothing recorded")?;
+    assert_eq!(numbers, (*first..=60).collect::<Vec<_>>());
+    // Each line comes once, whatever is acknowledged twice.
+    assert_eq!(seqs(&sensor.wait()?.stdout), (1..=60).collect::<Vec<_>>());
     Ok(())
 }
 
