@@ -2,6 +2,7 @@
 
 mod broker;
 mod outbox;
+mod pace;
 mod reconnect;
 mod seen;
 mod thermometer;
@@ -14,6 +15,7 @@ pub use common::payload::{DeviceCommand, Reading};
 
 pub use broker::{MqttArgs, explain};
 pub use outbox::Outbox;
+pub use pace::Pace;
 pub use reconnect::Reconnect;
 pub use seen::Seen;
 pub use thermometer::celsius;

@@ -33,7 +33,7 @@ const RETRY: Duration = Duration::from_millis(250);
 /// How many readings back a repetition is recognised.
 const MEMORY: usize = 65_536;
 /// How many of those a recorder recalls that is started again.
-const RECALL: usize = 10_000;
+const RECALL: usize = 20_000;
 
 /// Prints every reading that sensors send, once, whether it runs at that time or not.
 #[derive(Parser)]

@@ -11,13 +11,13 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Parser;
-use mqtt_bridge::{MqttArgs, Outbox, Reading, Reconnect, TOPIC};
+use mqtt_bridge::{MqttArgs, Outbox, Pace, Reading, Reconnect, TOPIC};
 use rumqttc::{
     AsyncClient, ConnectionError, Event, EventLoop, LastWill, MqttState, Outgoing, Packet, Publish,
     QoS, Request, Subscribe, SubscribeReasonCode,
 };
 use tokio::sync::watch;
-use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, sleep};
+use tokio::time::{Instant, sleep};
 
 /// Readings on their way to the broker that it has not acknowledged yet.
 const IN_FLIGHT: u16 = 100;
@@ -79,11 +79,9 @@ async fn sensor(args: Args) -> Result<()> {
         // The broker bounds what it delivers. A smaller bound here would cut the connection, get
         // the same command again, and so on for ever.
         .set_max_packet_size(usize::MAX, usize::MAX);
-    let in_flight = usize::from(IN_FLIGHT);
-    let queue = if args.qos == 0 {
-        in_flight
-    } else {
-        Outbox::capacity(in_flight)
+    let queue = match args.qos {
+        0 => IN_FLIGHT.into(),
+        _ => Outbox::capacity(IN_FLIGHT.into()),
     };
     let (client, mut eventloop) = AsyncClient::new(options, queue);
     eventloop
@@ -147,11 +145,8 @@ async fn sensor(args: Args) -> Result<()> {
         } => tracing::warn!("ended without a farewell: the broker is away"),
     }
     if args.count.is_some() {
-        writeln!(
-            stdout(),
-            "{}",
-            common::summary(sent, "readings", start.elapsed())
-        )?;
+        let summary = common::summary(sent, "readings", start.elapsed());
+        writeln!(stdout(), "{summary}")?;
     }
     Ok(())
 }
@@ -168,22 +163,17 @@ async fn measure(
     mut interval: watch::Receiver<Duration>,
     link: &watch::Sender<Link>,
 ) -> Result<u64> {
-    let qos = if args.qos == 0 {
-        QoS::AtMostOnce
-    } else {
-        QoS::AtLeastOnce
-    };
+    let qos = rumqttc::qos(args.qos)?;
     let mut changes = link.subscribe();
     changes.wait_for(|link| link.connected).await?;
+    let Args { id, qos: level, .. } = args;
     let pause = humantime::format_duration(args.interval);
     writeln!(
         stdout(),
-        "{} sends to {TOPIC}, QoS {}, every {pause}",
-        args.id,
-        args.qos
+        "{id} sends to {TOPIC}, QoS {level}, every {pause}"
     )?;
 
-    let mut ticker = ticker(Instant::now(), args.interval);
+    let mut pace = Pace::new(Instant::now(), args.interval);
     let mut sent = 0;
     while args.count.is_none_or(|count| sent < count) {
         tokio::select! {
@@ -191,12 +181,12 @@ async fn measure(
             () = common::shutdown() => break,
             _ = interval.changed() => {
                 let pause = *interval.borrow_and_update();
-                ticker = self::ticker(Instant::now() + pause, pause);
+                pace = Pace::new(Instant::now() + pause, pause);
                 let pause = humantime::format_duration(pause);
                 writeln!(stdout(), "told to send every {pause}")?;
                 continue;
             }
-            () = due(&mut ticker) => {}
+            () = pace.tick() => {}
         }
         // While the broker is away, what is on its way is kept, and nothing is added to it.
         let may_go = |link: &Link| link.connected && link.outbox.len() < IN_FLIGHT.into();
@@ -228,20 +218,6 @@ async fn measure(
         }
     }
     Ok(sent)
-}
-
-fn ticker(first: Instant, pause: Duration) -> Option<Interval> {
-    (!pause.is_zero()).then(|| {
-        let mut ticker = interval_at(first, pause);
-        ticker.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        ticker
-    })
-}
-
-async fn due(ticker: &mut Option<Interval>) {
-    if let Some(ticker) = ticker {
-        ticker.tick().await;
-    }
 }
 
 /// The other end of the connection.
