@@ -187,6 +187,7 @@ fn the_sensor_is_back_within_a_second_of_its_broker_and_says_so_once() -> Result
     backend.expect("sensor-1 #")?;
     server.kill()?;
     sensor.expect_stderr("lost the connection to mqtt://127.0.0.1:")?;
+    let before = sensor.stdout().len();
     // Long enough for the pauses between attempts to have grown.
     std::thread::sleep(Duration::from_secs(2));
     server.restart()?;
@@ -197,6 +198,8 @@ fn the_sensor_is_back_within_a_second_of_its_broker_and_says_so_once() -> Result
         "{:?}",
         start.elapsed()
     );
+    // A reading that is acknowledged tells that the server has dealt with what came before it.
+    assert!(sensor.wait_for(|lines| lines.len() > before));
     let mut watcher = Mqtt::connect(&server, "watcher")?;
     watcher.subscribe("device/status/+")?;
     assert_eq!(&*watcher.next()?.payload, b"online");
