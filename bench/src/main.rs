@@ -26,15 +26,15 @@ use clap::builder::PossibleValuesParser;
 use crate::report::Table;
 use crate::stage::Stage;
 
-/// An experiment and what measures it.
-type Bench = (&'static str, fn(&Stage) -> Result<Vec<Table>>);
+/// Measures some of an experiment. Its tables are printed before the next one begins.
+type Step = fn(&Stage) -> Result<Vec<Table>>;
 
-const BENCHES: &[Bench] = &[
-    ("queue-groups", queue_groups::bench),
-    ("rpc", rpc::bench),
-    ("jetstream", jetstream::bench),
-    ("kv", kv::bench),
-    ("mqtt-bridge", mqtt_bridge::bench),
+const BENCHES: &[(&str, &[Step])] = &[
+    ("queue-groups", queue_groups::STEPS),
+    ("rpc", rpc::STEPS),
+    ("jetstream", &[jetstream::bench]),
+    ("kv", &[kv::bench]),
+    ("mqtt-bridge", &[mqtt_bridge::bench]),
 ];
 
 /// Measures what the lessons claim, and prints medians and ratios.
@@ -83,9 +83,12 @@ fn ended(result: Result<()>) -> ExitCode {
 fn bench(args: &Args) -> Result<()> {
     let stage = Stage::new(args.runs)?;
     let mut tables = Vec::new();
-    for (name, bench) in BENCHES {
-        if args.names.is_empty() || args.names.iter().any(|named| named == name) {
-            let measured = bench(&stage).with_context(|| format!("cannot measure {name}"))?;
+    for (name, steps) in BENCHES {
+        if !args.names.is_empty() && !args.names.iter().any(|named| named == name) {
+            continue;
+        }
+        for step in *steps {
+            let measured = step(&stage).with_context(|| format!("cannot measure {name}"))?;
             for table in measured {
                 if !args.json {
                     writeln!(stdout(), "{table}")?;

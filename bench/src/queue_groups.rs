@@ -10,6 +10,7 @@ use futures::StreamExt;
 use hyper::body::Bytes;
 use testkit::{Link, Program};
 
+use crate::Step;
 use crate::report::Table;
 use crate::stage::{Stage, figure, last_line};
 
@@ -22,6 +23,8 @@ const SHARED: u32 = 500_000;
 const SLOW: u32 = 1_000;
 /// So many messages, in the middle of which a worker stops.
 const STOPPED: u32 = 200_000;
+/// How far away the workers are in the last table, in each direction.
+const FAR: Duration = Duration::from_millis(20);
 /// `log-worker` cannot help it.
 const KILL: &str = "kill -9";
 /// `log-worker` after SIGTERM.
@@ -33,21 +36,17 @@ const PUBLISHER: &str = "bare-publisher";
 const WORKER: &str = "bare-worker";
 
 /// Growth and losses.
-///
-/// # Errors
-///
-/// Where a program fails.
-pub fn bench(stage: &Stage) -> Result<Vec<Table>> {
-    let mut tables = vec![publishing(stage)?, growth(stage)?, slow_growth(stage)?];
-    for (network, delay) in [("loopback", 0), ("20 ms each way", 20)] {
-        tables.push(losses(stage, network, Duration::from_millis(delay))?);
-    }
-    Ok(tables)
-}
+pub const STEPS: &[Step] = &[
+    |stage| Ok(vec![publishing(stage)?]),
+    |stage| Ok(vec![growth(stage)?]),
+    |stage| Ok(vec![slow_growth(stage)?]),
+    |stage| Ok(vec![losses(stage, "loopback", Duration::ZERO)?]),
+    |stage| Ok(vec![losses(stage, "20 ms each way", FAR)?]),
+];
 
 /// `log-publisher` beside a loop that publishes the same bytes again and again.
 fn publishing(stage: &Stage) -> Result<Table> {
-    let server = stage.server()?;
+    let server = Stage::server()?;
     let program = stage.program("queue-groups", "log-publisher")?;
     let count = (4 * SHARED).to_string();
     let title = format!("Publishing to nobody ({count})");
@@ -69,7 +68,7 @@ fn growth(stage: &Stage) -> Result<Table> {
     let title = format!("A queue group grows ({SHARED})");
     let names = ["1 worker", "2 workers", "3 workers", "3 of bare async-nats"];
     let samples = stage.in_turns(&title, &names, |contender| {
-        let server = stage.server()?;
+        let server = Stage::server()?;
         let count = (contender + 1).min(3);
         let mut workers = Vec::new();
         for _ in 0..count {
@@ -99,7 +98,7 @@ fn slow_growth(stage: &Stage) -> Result<Table> {
     let title = format!("A queue group grows, each message sleeps 1 ms ({SLOW})");
     let names = ["1 worker", "2 workers", "3 workers"];
     let samples = stage.in_turns(&title, &names, |contender| {
-        let server = stage.server()?;
+        let server = Stage::server()?;
         let mut workers = Vec::new();
         for _ in 0..=contender {
             workers.push(start(&mut stage.part(&server, &[WORKER, "slow"]))?);
@@ -133,7 +132,7 @@ fn losses(stage: &Stage, network: &str, delay: Duration) -> Result<Table> {
     let log_worker = stage.program("queue-groups", "log-worker")?;
     let title = format!("One of three workers ends, {network}: lost of {STOPPED}");
     let samples = stage.in_turns(&title, &WAYS, |way| {
-        let server = stage.server()?;
+        let server = Stage::server()?;
         let link = Link::to(server.port())?;
         link.delay(delay);
         let start = |mut command: Command| {

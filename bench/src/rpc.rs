@@ -24,6 +24,7 @@ use hyper_util::rt::TokioIo;
 use testkit::{Link, Program, Server, Signal};
 use tokio::net::{TcpListener, TcpStream};
 
+use crate::Step;
 use crate::report::Table;
 use crate::stage::{Stage, figure, last_line};
 
@@ -33,11 +34,6 @@ const QUEUE_GROUP: &str = "math_servers";
 const LOST: Duration = Duration::from_secs(2);
 const SUM: SumRequest = SumRequest { x: 17, y: 25 };
 
-/// How many requests, how many of them at once.
-const LOADS: [(&str, u32, u32); 2] = [
-    ("Requests one by one", 5_000, 1),
-    ("Requests, 64 in flight", 100_000, 64),
-];
 const CONTENDERS: [&str; 4] = [
     "HTTP: hyper, axum",
     "NATS: bare async-nats",
@@ -55,30 +51,26 @@ const WAYS: [(&str, &str); 6] = [
     ("math-service", "math-service"),
 ];
 const RESTARTS: usize = 20;
-/// How far away the servers are, in each direction.
-const DISTANCES: [(&str, Duration); 2] = [
-    ("on this machine", Duration::ZERO),
-    ("20 ms away", Duration::from_millis(20)),
-];
+/// How far away the servers are in the last table, in each direction.
+const FAR: Duration = Duration::from_millis(20);
 
 /// What a request costs, and what a restart.
-///
-/// # Errors
-///
-/// Where a part fails.
-pub fn bench(stage: &Stage) -> Result<Vec<Table>> {
-    let mut tables = Vec::new();
-    for (title, count, concurrency) in LOADS {
-        tables.push(requests(stage, title, count, concurrency)?);
-    }
-    for (place, delay) in DISTANCES {
-        tables.push(restarts(stage, place, delay)?);
-    }
-    Ok(tables)
-}
+pub const STEPS: &[Step] = &[
+    |stage| Ok(vec![requests(stage, "Requests one by one", 5_000, 1)?]),
+    |stage| {
+        Ok(vec![requests(
+            stage,
+            "Requests, 64 in flight",
+            100_000,
+            64,
+        )?])
+    },
+    |stage| Ok(vec![restarts(stage, "on this machine", Duration::ZERO)?]),
+    |stage| Ok(vec![restarts(stage, "20 ms away", FAR)?]),
+];
 
 fn requests(stage: &Stage, title: &str, count: u32, concurrency: u32) -> Result<Table> {
-    let server = stage.server()?;
+    let server = Stage::server()?;
     let math_client = stage.program("rpc", "math-client")?;
     let (count, concurrency) = (count.to_string(), concurrency.to_string());
     let samples = stage.in_turns(title, &CONTENDERS, |contender| {
@@ -126,8 +118,8 @@ fn restarts(stage: &Stage, place: &str, delay: Duration) -> Result<Table> {
     let title = format!("Replies lost in {RESTARTS} restarts of servers {place}, 64 in flight");
     let mut table = Table::new(&title, &["lost", "requests"]);
     for (name, way) in WAYS {
-        stage.progress(&format!("{title}: {name}"));
-        let server = stage.server()?;
+        Stage::progress(&format!("{title}: {name}"));
+        let server = Stage::server()?;
         let link = Link::to(server.port())?;
         link.delay(delay);
         let start = || {
@@ -162,7 +154,7 @@ fn restarts(stage: &Stage, place: &str, delay: Duration) -> Result<Table> {
         ];
         table.row(name, &[figures.to_vec()]);
     }
-    stage.progress("");
+    Stage::progress("");
     Ok(table)
 }
 

@@ -43,8 +43,7 @@ impl Stage {
     /// # Errors
     ///
     /// Where it does not start.
-    #[expect(clippy::unused_self, reason = "reads like the other calls")]
-    pub fn server(&self) -> Result<Server> {
+    pub fn server() -> Result<Server> {
         Ok(Server::options().no_jetstream().start()?.quiet())
     }
 
@@ -55,7 +54,7 @@ impl Stage {
     /// Where it does not build.
     pub fn program(&self, package: &str, bin: &str) -> Result<PathBuf> {
         if self.built.borrow_mut().insert(package.to_owned()) {
-            self.progress(&format!("building {package}"));
+            Self::progress(&format!("building {package}"));
             let built = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
                 .args(["build", "--quiet", "--release", "--package", package])
                 .current_dir(env!("CARGO_MANIFEST_DIR"))
@@ -89,17 +88,16 @@ impl Stage {
         let mut samples = vec![Vec::new(); names.len()];
         for run in 1..=self.runs {
             for (at, name) in names.iter().enumerate() {
-                self.progress(&format!("{title}: {name}, {run} of {}", self.runs));
+                Self::progress(&format!("{title}: {name}, {run} of {}", self.runs));
                 samples[at].push(measure(at).with_context(|| format!("{title}: {name}"))?);
             }
         }
-        self.progress("");
+        Self::progress("");
         Ok(samples)
     }
 
     /// Says on stderr what is going on: on a terminal in one line that is written again and again.
-    #[expect(clippy::unused_self, reason = "reads like the other calls")]
-    pub fn progress(&self, text: &str) {
+    pub fn progress(text: &str) {
         let mut stderr = stderr().lock();
         // Nobody is left to tell when stderr is closed.
         let _ = if stderr.is_terminal() {
