@@ -29,9 +29,7 @@ static SHUTDOWN: SetOnce<()> = SetOnce::const_new();
 /// - Diagnostics go to stderr, filtered by `RUST_LOG` (`info` unless it says otherwise).
 pub fn run(program: impl Future<Output = Result<()>>) -> ExitCode {
     init_logging();
-    // One thread: a program and its connection talk all the time, and do so sooner and cheaper
-    // without waking each other's threads. A program that computes for long takes `spawn_blocking`.
-    let result = tokio::runtime::Builder::new_current_thread()
+    let result = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .context("cannot start the async runtime")
