@@ -255,7 +255,11 @@ async fn now_and_then(
 
 /// Turns the switch, and returns when that began.
 async fn put(bucket: &Store, change: u32) -> Result<Instant> {
-    let value = if change.is_multiple_of(2) { "true" } else { "false" };
+    let value = if change.is_multiple_of(2) {
+        "true"
+    } else {
+        "false"
+    };
     let start = Instant::now();
     bucket.put(KEY, value.into()).await?;
     Ok(start)

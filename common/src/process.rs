@@ -29,6 +29,8 @@ static SHUTDOWN: SetOnce<()> = SetOnce::const_new();
 /// - Diagnostics go to stderr, filtered by `RUST_LOG` (`info` unless it says otherwise).
 pub fn run(program: impl Future<Output = Result<()>>) -> ExitCode {
     init_logging();
+    // Several threads, so that a program which stands still, at a full pipe for instance, does not
+    // keep its connection from reading: the server cuts off who does not read.
     let result = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
