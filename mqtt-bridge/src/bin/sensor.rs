@@ -17,6 +17,7 @@ use rumqttc::{
     QoS, Request, Subscribe, SubscribeReasonCode,
 };
 use tokio::sync::watch;
+use tokio::task::LocalSet;
 use tokio::time::{Instant, sleep};
 
 /// Readings on their way to the broker that it has not acknowledged yet.
@@ -62,7 +63,8 @@ struct Link {
 }
 
 fn main() -> ExitCode {
-    common::run(sensor(Args::parse()))
+    // All on one thread: a PUBACK must not overtake the note of the reading that it acknowledges.
+    common::run(LocalSet::new().run_until(sensor(Args::parse())))
 }
 
 async fn sensor(args: Args) -> Result<()> {
@@ -102,7 +104,7 @@ async fn sensor(args: Args) -> Result<()> {
     };
     // A task of its own: a `poll` that is cancelled, in a `select!` for instance, drops what it
     // was about to write.
-    let mut broker = tokio::spawn(async move {
+    let mut broker = tokio::task::spawn_local(async move {
         let ended = broker.talk(&mut eventloop).await;
         // The channels stay open until somebody has read how it ended.
         (ended, broker, eventloop)
