@@ -18,7 +18,7 @@ const QUIET: Duration = Duration::from_millis(300);
 const ARRIVAL_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// The messages of a subscription until the program is told to stop (see
-/// [`shutdown`](crate::shutdown)), and then those which the server had already handed over: a loop
+/// [`shutdown`]), and then those which the server had already handed over: a loop
 /// over them ends when the last one was taken.
 ///
 /// ```no_run
