@@ -5,6 +5,7 @@ mod outbox;
 mod pace;
 mod reconnect;
 mod seen;
+mod session;
 mod thermometer;
 
 use std::ops::RangeInclusive;
@@ -18,6 +19,7 @@ pub use outbox::Outbox;
 pub use pace::Pace;
 pub use reconnect::Reconnect;
 pub use seen::Seen;
+pub use session::Session;
 pub use thermometer::celsius;
 
 /// Where readings go, as MQTT says it …

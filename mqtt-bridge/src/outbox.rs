@@ -14,11 +14,14 @@ const KEEP: Duration = Duration::from_millis(500);
 /// And no more than so many.
 const KEEP_AT_MOST: usize = 10_000;
 
-/// What a sensor has sent and wants acknowledged, in the order in which the broker acknowledges it.
+/// What a sensor has to send and wants acknowledged, in the order in which it is sent and
+/// acknowledged.
 #[derive(Debug, Default)]
 pub struct Outbox {
-    /// Sent, and not acknowledged on this connection.
+    /// Not acknowledged on this connection.
     waiting: VecDeque<Reading>,
+    /// How many of these, the first ones, were sent on this connection.
+    sent: usize,
     /// How many of these, the first ones, were acknowledged on a connection before.
     again: usize,
     /// Acknowledged a moment ago.
@@ -26,18 +29,12 @@ pub struct Outbox {
 }
 
 impl Outbox {
-    /// So many fit where the sensor never has more than `in_flight` new ones on their way.
-    #[must_use]
-    pub fn capacity(in_flight: usize) -> usize {
-        KEEP_AT_MOST + in_flight
+    /// Adds readings.
+    pub fn extend(&mut self, readings: impl IntoIterator<Item = Reading>) {
+        self.waiting.extend(readings);
     }
 
-    /// Adds a reading that is sent.
-    pub fn push(&mut self, reading: Reading) {
-        self.waiting.push_back(reading);
-    }
-
-    /// How many are on their way.
+    /// How many are not acknowledged.
     #[must_use]
     pub fn len(&self) -> usize {
         self.waiting.len()
@@ -55,10 +52,19 @@ impl Outbox {
         self.waiting.len() - self.again
     }
 
+    /// What is to be sent now, where no more than `in_flight` are to be on their way: all of it
+    /// counts as sent.
+    pub fn send(&mut self, in_flight: usize) -> impl Iterator<Item = &Reading> {
+        let before = self.sent;
+        self.sent = self.waiting.len().min(in_flight).max(before);
+        self.waiting.range(before..self.sent)
+    }
+
     /// The oldest one is acknowledged: says which, where it is for the first time.
     pub fn acknowledge(&mut self, now: Instant) -> Option<&Reading> {
         let reading = self.waiting.pop_front()?;
         let is_first = self.again == 0;
+        self.sent = self.sent.saturating_sub(1);
         self.again = self.again.saturating_sub(1);
         while self.kept.len() >= KEEP_AT_MOST
             || (self.kept.front()).is_some_and(|(since, _)| now.duration_since(*since) > KEEP)
@@ -70,7 +76,8 @@ impl Outbox {
         is_first.then_some(reading)
     }
 
-    /// The connection is lost: what was acknowledged just before is on its way again, too.
+    /// There is another connection: nothing was sent on it, and what was acknowledged just before
+    /// the last one broke has to be sent again, too.
     pub fn start_over(&mut self, now: Instant) {
         for (since, reading) in self.kept.drain(..).rev() {
             if now.duration_since(since) <= KEEP {
@@ -78,11 +85,7 @@ impl Outbox {
                 self.again += 1;
             }
         }
-    }
-
-    /// What is to be sent on a new connection, in this order.
-    pub fn waiting(&self) -> impl Iterator<Item = &Reading> {
-        self.waiting.iter()
+        self.sent = 0;
     }
 }
 
@@ -92,48 +95,53 @@ mod tests {
 
     fn outbox(seqs: impl IntoIterator<Item = u64>) -> Outbox {
         let mut outbox = Outbox::default();
-        for seq in seqs {
-            outbox.push(Reading {
-                sensor_id: "a".into(),
-                seq,
-                celsius: 21.5,
-                timestamp_ms: 1_000,
-            });
-        }
+        outbox.extend(seqs.into_iter().map(|seq| Reading {
+            sensor_id: "a".into(),
+            seq,
+            celsius: 21.5,
+            timestamp_ms: 1_000,
+        }));
         outbox
     }
 
-    fn seqs(outbox: &Outbox) -> Vec<u64> {
-        outbox.waiting().map(|reading| reading.seq).collect()
+    fn sent(outbox: &mut Outbox, in_flight: usize) -> Vec<u64> {
+        outbox.send(in_flight).map(|reading| reading.seq).collect()
+    }
+
+    fn acknowledged(outbox: &mut Outbox, now: Instant) -> Option<u64> {
+        outbox.acknowledge(now).map(|reading| reading.seq)
+    }
+
+    #[test]
+    fn no_more_are_on_their_way_than_may_be() {
+        let mut outbox = outbox(1..=5);
+        let now = Instant::now();
+        assert_eq!(sent(&mut outbox, 3), [1, 2, 3]);
+        assert_eq!(sent(&mut outbox, 3), [0; 0]);
+        assert_eq!(acknowledged(&mut outbox, now), Some(1));
+        assert_eq!(sent(&mut outbox, 3), [4]);
+        assert_eq!(sent(&mut outbox, 10), [5]);
     }
 
     #[test]
     fn what_was_acknowledged_just_before_the_loss_is_sent_again() {
         let mut outbox = outbox(1..=5);
         let start = Instant::now();
-        assert_eq!(
-            outbox.acknowledge(start).map(|reading| reading.seq),
-            Some(1)
-        );
+        assert_eq!(sent(&mut outbox, 10).len(), 5);
+        assert_eq!(acknowledged(&mut outbox, start), Some(1));
         let later = start + KEEP;
-        assert_eq!(
-            outbox.acknowledge(later).map(|reading| reading.seq),
-            Some(2)
-        );
-        assert_eq!(
-            outbox.acknowledge(later).map(|reading| reading.seq),
-            Some(3)
-        );
+        assert_eq!(acknowledged(&mut outbox, later), Some(2));
+        assert_eq!(acknowledged(&mut outbox, later), Some(3));
         outbox.start_over(later + KEEP / 2);
-        assert_eq!(seqs(&outbox), [2, 3, 4, 5]);
         assert_eq!((outbox.len(), outbox.unacknowledged()), (4, 2));
+        assert_eq!(sent(&mut outbox, 10), [2, 3, 4, 5]);
         // Once more, in the middle of it.
-        assert!(outbox.acknowledge(later + KEEP).is_none());
+        assert_eq!(acknowledged(&mut outbox, later + KEEP), None);
         outbox.start_over(later + KEEP);
-        assert_eq!(seqs(&outbox), [2, 3, 4, 5]);
+        assert_eq!(sent(&mut outbox, 10), [2, 3, 4, 5]);
         assert_eq!(outbox.unacknowledged(), 2);
         // An acknowledgement is told once.
-        let told = [(); 4].map(|()| outbox.acknowledge(later + KEEP).map(|reading| reading.seq));
+        let told = [(); 4].map(|()| acknowledged(&mut outbox, later + KEEP));
         assert_eq!(told, [None, None, Some(4), Some(5)]);
         assert!(outbox.is_empty() && outbox.acknowledge(later).is_none());
     }
@@ -146,6 +154,6 @@ mod tests {
         while outbox.acknowledge(now).is_some() {}
         outbox.start_over(now);
         assert_eq!(outbox.len(), KEEP_AT_MOST);
-        assert_eq!(seqs(&outbox).last(), Some(&many));
+        assert_eq!(sent(&mut outbox, KEEP_AT_MOST).last(), Some(&many));
     }
 }

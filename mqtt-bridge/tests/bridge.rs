@@ -233,7 +233,7 @@ fn a_command_from_nats_comes_with_qos_0_and_not_to_a_sensor_that_is_offline() ->
         r#"{"interval_ms":120000}"#,
     )?;
 
-    let mut sensor = ready(&server, SENSOR, "--interval 1h")?;
+    let mut sensor = spawn(&server, SENSOR, "--interval 1h")?;
     sensor.expect("told to send every 2m")?;
     let told = sensor.stop()?.stdout;
     assert_eq!(

@@ -130,7 +130,7 @@ fn a_broker_that_has_forgotten_the_session_gets_the_readings_again() -> Result<(
     sensor.expect("#50: ")?;
     // Readings leave, and no acknowledgement comes back.
     link.cut();
-    sensor.expect_stderr("handed over #100")?;
+    sensor.expect_stderr("took #100")?;
     server.kill()?;
     fs::remove_dir_all(server.folder().join("store"))?;
     server.restart()?;
@@ -236,7 +236,7 @@ fn a_sensor_that_is_stopped_with_unacknowledged_readings_says_so_and_fails() -> 
     let mut sensor = Program::spawn(&mut command)?;
     sensor.expect("#3: ")?;
     link.cut();
-    sensor.expect_stderr("handed over #20")?;
+    sensor.expect_stderr("took #20")?;
     server.kill()?;
     let start = Instant::now();
     let ended = sensor.stop()?;
