@@ -29,12 +29,24 @@
 //! ```
 
 mod connection;
+#[cfg(feature = "jetstream")]
+mod failure;
 mod leave;
 pub mod payload;
 mod process;
-mod summary;
+#[cfg(feature = "jetstream")]
+mod pull;
+mod seen;
+mod tally;
+mod text;
 
 pub use connection::{NatsArgs, close};
+#[cfg(feature = "jetstream")]
+pub use failure::{Failure, Refused, connected, explain, failure, refusal, retry};
 pub use leave::{UntilShutdown, until_shutdown};
 pub use process::{run, shutdown};
-pub use summary::summary;
+#[cfg(feature = "jetstream")]
+pub use pull::Pull;
+pub use seen::Seen;
+pub use tally::{Tally, summary};
+pub use text::printable;

@@ -58,7 +58,8 @@ pub async fn shutdown() {
 }
 
 /// Whether [`shutdown`] has resolved.
-pub(crate) fn is_shutting_down() -> bool {
+#[must_use]
+pub fn is_shutting_down() -> bool {
     SHUTDOWN.get().is_some()
 }
 

@@ -1,13 +1,13 @@
-//! What the two programs share, and what would distract from their lesson.
+//! What the two programs agree on, and what would distract from their lesson.
 
 use std::time::Duration;
 
 pub mod lines;
-pub mod recent;
-pub mod refusal;
 pub mod sample;
-pub mod settings;
-pub mod wire;
+mod settings;
+mod stream;
+
+pub use stream::OrderStream;
 
 /// The stream that keeps the orders.
 pub const STREAM: &str = "playgrnd_stream";
@@ -19,6 +19,4 @@ pub const SUBJECT: &str = "orders.created";
 pub const DURABLE: &str = "order_processor";
 /// How long the server has to answer. An answer that was on its way when the server stopped
 /// never comes, so each restart costs this much.
-pub const TIMEOUT: Duration = Duration::from_secs(2);
-/// Between two attempts.
-pub const PAUSE: Duration = Duration::from_millis(100);
+pub const ANSWER: Duration = Duration::from_secs(2);

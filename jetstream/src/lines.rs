@@ -17,7 +17,7 @@ pub fn stored(order: &Order, sequence: u64) -> String {
 /// An order that was taken. Whatever comes from elsewhere stays on its one line.
 #[must_use]
 pub fn taken(order: &Order, delivery: i64) -> String {
-    let (id, item) = (order.order_id.escape_debug(), order.item.escape_debug());
+    let [id, item] = [&order.order_id, &order.item].map(|text| common::printable(text));
     let (euros, cents) = (order.unit_price_cents / 100, order.unit_price_cents % 100);
     let line = format!("{id}: {} x {item} at {euros}.{cents:02}", order.quantity);
     match delivery {
@@ -39,7 +39,7 @@ mod tests {
             quantity: 2,
             unit_price_cents: 1905,
         };
-        assert_eq!(taken(&order, 1), "1: 2 x mouse\\n\\u{1b}[2J at 19.05");
+        assert_eq!(taken(&order, 1), "1: 2 x mouse??[2J at 19.05");
         assert!(taken(&order, 3).ends_with(" at 19.05 (delivery 3)"));
     }
 }

@@ -5,19 +5,23 @@
 //! cargo run -p jetstream --bin order-consumer   # terminal 2, now or tomorrow
 //! ```
 
-use std::collections::VecDeque;
+use std::cell::Cell;
 use std::io::{BufWriter, Write, stdout};
+use std::pin::pin;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Error, Result, anyhow, bail};
+use async_nats::jetstream::context::PublishAckFuture;
 use async_nats::jetstream::message::PublishMessage;
+use async_nats::jetstream::publish::PublishAck;
 use async_nats::jetstream::{Context, ContextBuilder, stream};
 use clap::{Parser, ValueEnum};
-use futures::FutureExt;
-use jetstream::refusal::{OFF, Refusal};
-use jetstream::{PAUSE, STREAM, SUBJECT, SUBJECTS, TIMEOUT, lines, sample, settings};
-use tokio::time::sleep;
+use common::Failure;
+use common::payload::Order;
+use futures::StreamExt;
+use futures::future::ready;
+use jetstream::{ANSWER, OrderStream, STREAM, SUBJECT, SUBJECTS, lines, sample};
 
 /// For so long the server knows the message ids of what it stored, and does not store a
 /// repetition: it has to be longer than anybody repeats.
@@ -25,7 +29,10 @@ const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
 
 /// Publishes orders into the stream `playgrnd_stream`.
 #[derive(Parser)]
+#[command(version)]
 struct Args {
+    #[command(flatten)]
+    nats: common::NatsArgs,
     /// How many orders
     #[arg(long, default_value_t = 10)]
     count: u64,
@@ -44,10 +51,8 @@ struct Args {
     #[arg(long, default_value = "30s", value_name = "TIME", value_parser = humantime::parse_duration)]
     patience: Duration,
     /// Print no line for each order
-    #[arg(short, long)]
+    #[arg(long)]
     quiet: bool,
-    #[command(flatten)]
-    nats: common::NatsArgs,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -57,120 +62,15 @@ enum Storage {
 }
 
 fn main() -> ExitCode {
-    common::run(order_publisher(Args::parse()))
+    common::run(publish_orders(Args::parse()))
 }
 
-async fn order_publisher(args: Args) -> Result<()> {
+async fn publish_orders(args: Args) -> Result<()> {
     let client = args.nats.connect("order-publisher").await?;
-    let server = &args.nats;
-    let jetstream = ContextBuilder::new().timeout(TIMEOUT).build(client);
-    let mut stream = tokio::select! {
-        stream = create(&jetstream, &args, None) => {
-            stream.with_context(|| format!("cannot publish orders at {server}"))?
-        }
-        () = common::shutdown() => return Ok(()),
-    };
+    let jetstream = ContextBuilder::new().timeout(ANSWER).build(client);
 
-    let mut out = BufWriter::new(stdout());
-    let run = rand::random();
-    let mut fresh = (1..=args.count).map(|number| sample::order(run, number));
-    let (mut in_flight, mut again) = (VecDeque::new(), VecDeque::new());
-    let (mut stored, mut repeated, mut recognised) = (0, 0, 0);
-    let (mut interrupted, mut refused) = (false, None);
-    let start = Instant::now();
-    let mut last_stored = start;
-    loop {
-        // Told to stop, it sends nothing new; what is on its way is answered soon, or never.
-        let stopping = refused.is_some() || common::shutdown().now_or_never().is_some();
-        while in_flight.len() < args.in_flight.into()
-            && !interrupted
-            && !stopping
-            && let Some(order) = again.pop_front().or_else(|| fresh.next())
-        {
-            let message = PublishMessage::build()
-                .message_id(&order.order_id)
-                .payload(serde_json::to_vec(&order)?.into());
-            // Ok means that it is in a buffer; that it is stored, the acknowledgement says.
-            let acknowledgement = jetstream.send_publish(SUBJECT, message).await?;
-            in_flight.push_back((order, acknowledgement.into_future()));
-        }
-
-        if let Some((order, mut acknowledgement)) = in_flight.pop_front() {
-            let answer = match (&mut acknowledgement).now_or_never() {
-                Some(answer) => answer,
-                // Behind an order that went unanswered nothing is worth waiting for.
-                None if interrupted => {
-                    again.push_back(order);
-                    continue;
-                }
-                // Nothing has come in: time to show what has.
-                None => {
-                    out.flush()?;
-                    acknowledgement.await
-                }
-            };
-            match answer {
-                Ok(ack) => {
-                    last_stored = Instant::now();
-                    stored += 1;
-                    recognised += u64::from(ack.duplicate);
-                    if !args.quiet {
-                        writeln!(out, "{}", lines::stored(&order, ack.sequence))?;
-                    }
-                }
-                Err(error) => {
-                    if let Refusal::Lasting(advice) = Refusal::from(&error) {
-                        refused = Some(format!("{error}{advice}"));
-                        continue;
-                    }
-                    // Stored or not, the server did not say. Sent again with the same message id,
-                    // the order is stored once in either case.
-                    tracing::debug!("{} is not acknowledged: {error}", order.order_id);
-                    again.push_back(order);
-                    interrupted = true;
-                }
-            }
-        } else if interrupted && !stopping {
-            sleep(PAUSE).await;
-            let known = Some((&stream, last_stored));
-            stream = tokio::select! {
-                found = create(&jetstream, &args, known) => {
-                    found.with_context(|| format!("{stored} orders are stored at {server}"))?
-                }
-                () = common::shutdown() => continue,
-            };
-            repeated += again.len();
-            interrupted = false;
-        } else {
-            break;
-        }
-    }
-
-    out.flush()?;
-    if let Some(error) = refused {
-        bail!("{stored} orders are stored, then {server} refused one: {error}");
-    }
-    if !again.is_empty() {
-        let unknown = again.len();
-        tracing::warn!("{unknown} orders were not acknowledged: they may be stored or not");
-    }
-    if repeated > 0 {
-        tracing::info!(
-            "{repeated} orders were sent again, of which {recognised} had been stored: not stored twice"
-        );
-    }
-    let summary = common::summary(stored, "orders", start.elapsed());
-    writeln!(out, "{summary}")?;
-    Ok(out.flush()?)
-}
-
-/// Creates the stream, which keeps every order until somebody deletes it. Where it is there as it
-/// should be, that has no effect; one in memory has gone with its server, and is made anew.
-async fn create(
-    jetstream: &Context,
-    args: &Args,
-    known: Option<(&stream::Stream, Instant)>,
-) -> Result<stream::Stream> {
+    // The stream keeps every order until somebody deletes it. It belongs to the publisher, who
+    // knows what is to be kept and where; the consumer takes it as it is.
     let config = stream::Config {
         name: STREAM.into(),
         subjects: vec![SUBJECTS.into()],
@@ -182,39 +82,119 @@ async fn create(
         duplicate_window: DUPLICATE_WINDOW,
         ..Default::default()
     };
-    let since = known.map_or_else(Instant::now, |(_, last_stored)| last_stored);
-    loop {
-        let error = match jetstream.create_stream(&config).await {
-            Ok(stream) => {
-                let created = stream.cached_info().created;
-                if known.is_some_and(|(known, _)| known.cached_info().created != created) {
-                    tracing::warn!(
-                        "{STREAM} was gone with all that it kept: it is created again, and empty"
-                    );
+    let opened = tokio::select! {
+        opened = OrderStream::open(jetstream.clone(), config, args.patience) => opened,
+        () = common::shutdown() => return Ok(()),
+    };
+    let stream = opened.map_err(|error| {
+        let why = common::explain(error.as_ref());
+        anyhow!("cannot publish orders at {}: {why}", args.nats)
+    })?;
+
+    // One after the other is sent, so they are stored in that order; but their acknowledgements are
+    // awaited many at a time. Told to stop, it sends no new ones.
+    let (run, begun, failed) = (rand::random(), Instant::now(), Cell::new(false));
+    let orders = futures::stream::iter(1..=args.count)
+        .take_until(common::shutdown())
+        .take_while(|_| ready(!failed.get()))
+        .then(async |number| {
+            let order = sample::order(run, number);
+            let sent = send(&jetstream, &order).await;
+            (order, sent)
+        })
+        .map(async |(order, sent)| {
+            let answer = until_stored(&jetstream, &stream, &order, sent).await;
+            (order, answer)
+        })
+        .buffered(args.in_flight.into())
+        .ready_chunks(args.in_flight.into());
+    let mut orders = pin!(orders);
+    let mut out = BufWriter::new(stdout());
+    let (mut stored, mut repeated, mut recognised, mut unknown) = (0, 0, 0, 0);
+    let mut refusal = None;
+    while let Some(orders) = orders.next().await {
+        for (order, answer) in orders {
+            match answer {
+                Ok(Some((ack, repetitions))) => {
+                    stored += 1;
+                    repeated += repetitions;
+                    recognised += u64::from(ack.duplicate);
+                    if !args.quiet {
+                        writeln!(out, "{}", lines::stored(&order, ack.sequence))?;
+                    }
                 }
-                return Ok(stream);
+                Ok(None) => unknown += 1,
+                Err(error) => {
+                    failed.set(true);
+                    refusal.get_or_insert(error);
+                }
             }
-            Err(error) => error,
-        };
-        match Refusal::from(&error) {
-            // Only at the start: a server that is stopping has its JetStream off, too.
-            Refusal::Off if known.is_none() => bail!(OFF),
-            Refusal::OtherSettings => {
-                let found = jetstream.get_stream(STREAM).await?;
-                bail!(
-                    "the stream {STREAM} exists with other settings: {}; delete it with `nats stream rm {STREAM}`, or ask for what it is with --storage and --replicas",
-                    settings::differences(&config, &found.cached_info().config)?
-                );
-            }
-            Refusal::Lasting(advice) => {
-                bail!("cannot create the stream {STREAM}: {error}{advice}")
-            }
-            _ => {}
         }
-        ensure!(
-            since.elapsed() < args.patience,
-            "it has stored nothing for too long, giving up: {error}"
-        );
-        sleep(PAUSE).await;
+        out.flush()?;
     }
+
+    if let Some(error) = refusal {
+        bail!(
+            "{stored} orders are stored at {}, and then: {error:#}",
+            args.nats
+        );
+    }
+    if unknown > 0 {
+        tracing::warn!("{unknown} orders were not acknowledged: they may be stored or not");
+    }
+    if repeated > 0 {
+        tracing::info!(
+            "{repeated} orders were sent again, of which {recognised} had been stored: not stored twice"
+        );
+    }
+    writeln!(
+        out,
+        "{}",
+        common::summary(stored, "orders", begun.elapsed())
+    )?;
+    Ok(out.flush()?)
+}
+
+/// Sends an order. Ok means that it is in a buffer; that it is stored, the acknowledgement says.
+async fn send(jetstream: &Context, order: &Order) -> Result<PublishAckFuture> {
+    let message = PublishMessage::build()
+        .message_id(&order.order_id)
+        .payload(serde_json::to_vec(order)?.into());
+    Ok(jetstream.send_publish(SUBJECT, message).await?)
+}
+
+/// Waits until the server has acknowledged an order, and says how often it had to be sent again;
+/// none where we are told to stop before that, and it may be stored or not.
+async fn until_stored(
+    jetstream: &Context,
+    stream: &OrderStream,
+    order: &Order,
+    mut sent: Result<PublishAckFuture>,
+) -> Result<Option<(PublishAck, u64)>> {
+    for repetitions in 0.. {
+        let asked_at = Instant::now();
+        let answer = match sent {
+            Ok(acknowledgement) => acknowledgement.await.map_err(Error::from),
+            Err(error) => Err(error),
+        };
+        match answer {
+            Ok(ack) => {
+                stream.has_stored();
+                return Ok(Some((ack, repetitions)));
+            }
+            Err(error) if common::failure(error.as_ref()) == Failure::Lasting => {
+                bail!(common::explain(error.as_ref()))
+            }
+            // Stored or not, the server did not say. Sent again with the same message id, the order
+            // is stored once in either case.
+            Err(error) => tracing::debug!("{} is not acknowledged: {error}", order.order_id),
+        }
+        tokio::select! {
+            biased;
+            () = common::shutdown() => break,
+            found = stream.find_again(asked_at) => found?,
+        }
+        sent = send(jetstream, order).await;
+    }
+    Ok(None)
 }

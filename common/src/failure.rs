@@ -1,0 +1,228 @@
+//! What a failed call of JetStream, or of a bucket, means for the next one.
+
+use std::error::Error;
+use std::fmt;
+use std::iter::successors;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use async_nats::Client;
+use async_nats::connection::State;
+use async_nats::jetstream::context::{
+    CreateStreamError, CreateStreamErrorKind, GetStreamError, GetStreamErrorKind, KeyValueError,
+    KeyValueErrorKind, PublishError, PublishErrorKind, RequestError, RequestErrorKind,
+};
+use async_nats::jetstream::stream::{ConsumerError, ConsumerErrorKind};
+use async_nats::jetstream::{self, ErrorCode};
+use tokio::time::{sleep, timeout};
+
+/// Between two attempts.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// What a failed call says about the next one.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Failure {
+    /// No answer, or not now: the server is away or stopping, or a cluster elects a leader.
+    Passing,
+    /// There is no such stream, consumer or bucket.
+    Missing,
+    /// JetStream is off. A server that is stopping says so, too.
+    Off,
+    /// The server's last word, until somebody changes something there.
+    Lasting,
+}
+
+/// An error that is [`Failure::Lasting`], in words that say what to do.
+#[derive(Debug)]
+pub struct Refused(pub String);
+
+impl fmt::Display for Refused {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.0)
+    }
+}
+
+impl Error for Refused {}
+
+/// Tells the kinds of failure apart.
+#[must_use]
+pub fn failure(error: &(dyn Error + 'static)) -> Failure {
+    /// The same message id is just being stored: this is a repetition of it.
+    const DUPLICATE_IN_PROCESS: ErrorCode = ErrorCode(10158);
+    match refusal(error).map(|refusal| refusal.error_code()) {
+        Some(ErrorCode::JETSTREAM_NOT_ENABLED | ErrorCode::JETSTREAM_NOT_ENABLED_FOR_ACCOUNT) => {
+            Failure::Off
+        }
+        Some(ErrorCode::STREAM_NOT_FOUND | ErrorCode::CONSUMER_NOT_FOUND) => Failure::Missing,
+        Some(
+            DUPLICATE_IN_PROCESS
+            | ErrorCode::CLUSTER_NOT_AVAILABLE
+            | ErrorCode::CLUSTER_NOT_LEADER
+            | ErrorCode::CLUSTER_NOT_ACTIVE
+            | ErrorCode::STREAM_OFFLINE
+            | ErrorCode::CONSUMER_OFFLINE,
+        ) => Failure::Passing,
+        Some(_) => Failure::Lasting,
+        None if is_off(error) => Failure::Off,
+        None if is_ours(error) => Failure::Lasting,
+        None => Failure::Passing,
+    }
+}
+
+/// What the server answered, where it answered at all. The client library keeps it in different
+/// places.
+#[must_use]
+pub fn refusal(error: &(dyn Error + 'static)) -> Option<jetstream::Error> {
+    chain(error).find_map(|error| {
+        if let Some(error) = error.downcast_ref::<GetStreamError>()
+            && let GetStreamErrorKind::JetStream(refusal) = error.kind()
+        {
+            return Some(refusal);
+        }
+        if let Some(error) = error.downcast_ref::<CreateStreamError>()
+            && let CreateStreamErrorKind::JetStream(refusal) = error.kind()
+        {
+            return Some(refusal);
+        }
+        if let Some(error) = error.downcast_ref::<ConsumerError>()
+            && let ConsumerErrorKind::JetStream(refusal) = error.kind()
+        {
+            return Some(refusal);
+        }
+        error.downcast_ref::<jetstream::Error>().cloned()
+    })
+}
+
+/// Why a call failed and what to do about it, in one line.
+#[must_use]
+pub fn explain(error: &(dyn Error + 'static)) -> String {
+    if failure(error) == Failure::Off {
+        return "JetStream is off; start the server with `nats-server -js` or `cargo xtask up`, or \
+                name another with --server"
+            .into();
+    }
+    let Some(refusal) = refusal(error) else {
+        if is_ours(error) {
+            return error.to_string();
+        }
+        return format!("{error}; check the server's health and try again");
+    };
+    let advice = match refusal.error_code() {
+        ErrorCode::INSUFFICIENT_RESOURCES
+        | ErrorCode::MEMORY_RESOURCES_EXCEEDED
+        | ErrorCode::STORAGE_RESOURCES_EXCEEDED
+        | ErrorCode::ACCOUNT_RESOURCES_EXCEEDED
+        | ErrorCode::STREAM_STORE_FAILED => "delete what is old, or raise the server's limits",
+        ErrorCode::STREAM_REPLICAS_NOT_SUPPORTED | ErrorCode::CLUSTER_NO_PEERS => {
+            "a replica needs a server of its own in a cluster"
+        }
+        _ => "see the settings of the server, the account and the stream",
+    };
+    format!("{refusal}; {advice}")
+}
+
+/// Calls again and again while the failure is one of `worth`, and `patience` is not at its end.
+///
+/// # Errors
+///
+/// The last one.
+pub async fn retry<T>(
+    client: &Client,
+    worth: &[Failure],
+    patience: Duration,
+    call: impl AsyncFn() -> Result<T>,
+) -> Result<T> {
+    let started = Instant::now();
+    loop {
+        timeout(
+            patience.saturating_sub(started.elapsed()),
+            connected(client),
+        )
+        .await
+        .with_context(|| format!("no connection for {patience:?}"))?;
+        match call().await {
+            Err(error)
+                if worth.contains(&failure(error.as_ref())) && started.elapsed() < patience =>
+            {
+                tracing::debug!("trying on: {error:#}");
+            }
+            result => return result,
+        }
+        sleep(PAUSE).await;
+    }
+}
+
+/// Resolves when there is a connection. Without one, a request would only wait in the client's
+/// buffer.
+pub async fn connected(client: &Client) {
+    while client.connection_state() != State::Connected {
+        sleep(PAUSE).await;
+    }
+}
+
+fn chain<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    successors(Some(error), |&error| error.source())
+}
+
+/// A server without JetStream has nobody who answers for it.
+fn is_off(error: &(dyn Error + 'static)) -> bool {
+    chain(error).any(|error| {
+        let request = error.downcast_ref().map(RequestError::kind);
+        let create = error.downcast_ref().map(CreateStreamError::kind);
+        request == Some(RequestErrorKind::NoResponders)
+            || create == Some(CreateStreamErrorKind::JetStreamUnavailable)
+    })
+}
+
+/// What the client library refuses to ask for, or the program itself.
+fn is_ours(error: &(dyn Error + 'static)) -> bool {
+    chain(error).any(|error| {
+        let bucket = error.downcast_ref().map(KeyValueError::kind);
+        let publish = error.downcast_ref().map(PublishError::kind);
+        error.is::<Refused>()
+            || bucket == Some(KeyValueErrorKind::InvalidStoreName)
+            || publish == Some(PublishErrorKind::MaxPayloadExceeded)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(code: u64) -> serde_json::Result<jetstream::Error> {
+        serde_json::from_value(serde_json::json!({"code": 400, "err_code": code}))
+    }
+
+    #[test]
+    fn it_is_the_servers_answer_that_counts() -> serde_json::Result<()> {
+        for (code, expected) in [
+            (10039, Failure::Off),
+            (10059, Failure::Missing),
+            (10008, Failure::Passing),
+            (10047, Failure::Lasting),
+            (10077, Failure::Lasting),
+        ] {
+            assert_eq!(failure(&refused(code)?), expected, "{code}");
+            // The client library wraps it.
+            let kind = GetStreamErrorKind::JetStream(refused(code)?);
+            let error =
+                KeyValueError::with_source(KeyValueErrorKind::GetBucket, GetStreamError::new(kind));
+            assert_eq!(failure(&error), expected, "{code}, wrapped");
+        }
+        assert!(explain(&refused(10047)?).contains("raise the server's limits"));
+        Ok(())
+    }
+
+    #[test]
+    fn silence_passes_and_what_is_too_large_stays_so() {
+        let silence = RequestError::new(RequestErrorKind::TimedOut);
+        assert_eq!(failure(&silence), Failure::Passing);
+        let nobody = RequestError::new(RequestErrorKind::NoResponders);
+        assert_eq!(failure(&nobody), Failure::Off);
+        // Nobody answers for a subject when a cluster elects a leader, too.
+        let no_stream = PublishError::new(PublishErrorKind::StreamNotFound);
+        assert_eq!(failure(&no_stream), Failure::Passing);
+        let too_large = PublishError::new(PublishErrorKind::MaxPayloadExceeded);
+        assert_eq!(failure(&too_large), Failure::Lasting);
+    }
+}

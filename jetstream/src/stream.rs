@@ -1,0 +1,98 @@
+//! The stream that orders go to, through all that can happen to it.
+
+use std::cell::Cell;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use async_nats::jetstream::stream::{Config, Stream};
+use async_nats::jetstream::{Context, ErrorCode};
+use common::{Failure, Refused};
+use tokio::sync::Mutex;
+
+use crate::settings::differences;
+
+/// A stream that is there, or else is created again.
+#[derive(Debug)]
+pub struct OrderStream {
+    jetstream: Context,
+    config: Config,
+    patience: Duration,
+    /// As it was when somebody last looked, and when that was.
+    found: Mutex<(Stream, Instant)>,
+    last_stored: Cell<Instant>,
+}
+
+impl OrderStream {
+    /// Creates the stream. Where it is there as it should be, that has no effect.
+    ///
+    /// # Errors
+    ///
+    /// Where it is there with other settings, or the server refuses, or does not answer within
+    /// `patience`.
+    pub async fn open(jetstream: Context, config: Config, patience: Duration) -> Result<Self> {
+        let create = async || create(&jetstream, &config).await;
+        let worth = [Failure::Passing];
+        let stream = common::retry(&jetstream.client(), &worth, patience, create).await?;
+        let now = Instant::now();
+        Ok(Self {
+            jetstream,
+            config,
+            patience,
+            found: Mutex::new((stream, now)),
+            last_stored: Cell::new(now),
+        })
+    }
+
+    /// Notes that it has stored something.
+    pub fn has_stored(&self) {
+        self.last_stored.set(Instant::now());
+    }
+
+    /// Looks whether it is there, where nobody has since `asked_at`: something was asked then, and
+    /// not answered. One in memory has gone with its server, and is created again.
+    ///
+    /// # Errors
+    ///
+    /// As [`open`](Self::open), where it has stored nothing for `patience`.
+    pub async fn find_again(&self, asked_at: Instant) -> Result<()> {
+        let mut found = self.found.lock().await;
+        if found.1 > asked_at {
+            return Ok(());
+        }
+        // A server that is stopping has its JetStream off.
+        let worth = [Failure::Passing, Failure::Off];
+        let left = self
+            .patience
+            .saturating_sub(self.last_stored.get().elapsed());
+        let create = async || create(&self.jetstream, &self.config).await;
+        let stream = common::retry(&self.jetstream.client(), &worth, left, create)
+            .await
+            .context("giving up after a long time in which it has stored nothing")?;
+        if stream.cached_info().created != found.0.cached_info().created {
+            tracing::warn!(
+                "{} was gone with all that it kept: it is created again, and empty",
+                self.config.name
+            );
+        }
+        *found = (stream, Instant::now());
+        Ok(())
+    }
+}
+
+async fn create(jetstream: &Context, config: &Config) -> Result<Stream> {
+    let error = match jetstream.create_stream(config).await {
+        Ok(stream) => return Ok(stream),
+        Err(error) => error,
+    };
+    let code = common::refusal(&error).map(|refusal| refusal.error_code());
+    if code != Some(ErrorCode::STREAM_NAME_EXIST) {
+        return Err(error.into());
+    }
+    let name = &config.name;
+    let found = jetstream.get_stream(name).await?;
+    let differences = differences(config, &found.cached_info().config)?;
+    bail!(Refused(format!(
+        "the stream {name} exists with other settings: {differences}; delete it with \
+         `nats stream rm {name}`, or ask for what it is with --storage and --replicas"
+    )))
+}
