@@ -3,8 +3,8 @@
 mod broker;
 mod outbox;
 mod pace;
+mod recall;
 mod reconnect;
-mod seen;
 mod session;
 mod thermometer;
 
@@ -17,8 +17,8 @@ pub use common::payload::{DeviceCommand, Reading};
 pub use broker::{MqttArgs, explain};
 pub use outbox::Outbox;
 pub use pace::Pace;
+pub use recall::recall;
 pub use reconnect::Reconnect;
-pub use seen::Seen;
 pub use session::Session;
 pub use thermometer::celsius;
 
@@ -68,6 +68,22 @@ pub fn line(reading: &Reading) -> String {
         ..
     } = reading;
     format!("{sensor_id} #{seq}: {celsius:.1} °C")
+}
+
+/// What a reading is known by: who measured, which one, and when. A sensor that is started again
+/// counts from 1 again, at another time.
+pub type Name = (String, u64, u64);
+
+/// What this reading is known by.
+#[must_use]
+pub fn name(reading: &Reading) -> Name {
+    let Reading {
+        sensor_id,
+        seq,
+        timestamp_ms,
+        ..
+    } = reading;
+    (sensor_id.clone(), *seq, *timestamp_ms)
 }
 
 /// Parses a pause between two readings, for [`DeviceCommand`].

@@ -350,11 +350,11 @@ async fn a_recorder_whose_consumer_or_stream_is_deleted_goes_on() -> Result<()> 
     recorder.expect("#1: ")?;
     let stream = jetstream.get_stream("readings").await?;
     stream.delete_consumer("recorder").await?;
-    recorder.expect_stderr("the consumer recorder was deleted")?;
+    recorder.expect_stderr("the consumer recorder was gone")?;
     publish(2).await?;
     recorder.expect("#2: ")?;
     jetstream.delete_stream("readings").await?;
-    recorder.expect_stderr("the consumer recorder was deleted")?;
+    recorder.expect_stderr("the consumer recorder was gone")?;
     while jetstream.get_stream("readings").await.is_err() {}
     publish(3).await?;
     recorder.expect("#3: ")?;
@@ -392,7 +392,7 @@ fn a_server_without_jetstream_is_no_place_for_a_recorder() -> Result<()> {
         ended.stderr
     );
     assert!(
-        ended.stderr[0].contains("it needs JetStream"),
+        ended.stderr[0].contains("JetStream is off"),
         "{:?}",
         ended.stderr
     );

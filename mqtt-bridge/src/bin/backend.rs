@@ -7,10 +7,10 @@
 
 use std::io::{Write, stdout};
 use std::process::ExitCode;
-use std::time::Instant;
 
 use anyhow::Result;
 use clap::Parser;
+use common::Tally;
 use futures::StreamExt;
 use mqtt_bridge::SUBJECT;
 
@@ -21,7 +21,7 @@ struct Args {
     #[command(flatten)]
     nats: common::NatsArgs,
     /// Stop after this many readings
-    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long)]
     limit: Option<u64>,
     /// Print no line for each reading
     #[arg(long)]
@@ -29,10 +29,10 @@ struct Args {
 }
 
 fn main() -> ExitCode {
-    common::run(backend(Args::parse()))
+    common::run(receive(Args::parse()))
 }
 
-async fn backend(args: Args) -> Result<()> {
+async fn receive(args: Args) -> Result<()> {
     let client = args.nats.connect("backend").await?;
 
     // To the server an MQTT publish is a NATS publish with another handshake. Whatever its QoS,
@@ -45,8 +45,9 @@ async fn backend(args: Args) -> Result<()> {
         "waiting for readings on {SUBJECT}, each at most once"
     )?;
 
-    let (mut count, mut start) = (0, None);
-    while args.limit.is_none_or(|limit| count < limit) {
+    let mut tally = Tally::default();
+    while tally.left(args.limit) > 0 {
+        // Nothing waits for us when we stop: whoever is away gets nothing.
         let message = tokio::select! {
             message = messages.next() => message,
             () = common::shutdown() => None,
@@ -54,18 +55,19 @@ async fn backend(args: Args) -> Result<()> {
         let Some(message) = message else { break };
         match mqtt_bridge::reading(&message.payload) {
             Ok(reading) => {
-                start.get_or_insert_with(Instant::now);
-                count += 1;
+                tally.add();
                 if !args.quiet {
                     writeln!(stdout(), "{}", mqtt_bridge::line(&reading))?;
                 }
             }
-            Err(error) => tracing::warn!("no reading, ignored: {error:#}"),
+            Err(error) => {
+                let why = common::printable(&format!("{error:#}"));
+                tracing::warn!("no reading, ignored: {why}");
+            }
         }
     }
     if args.limit.is_some() {
-        let elapsed = start.map_or_else(Default::default, |start| start.elapsed());
-        writeln!(stdout(), "{}", common::summary(count, "readings", elapsed))?;
+        writeln!(stdout(), "{}", tally.summary("readings"))?;
     }
     Ok(())
 }
