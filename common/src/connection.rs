@@ -1,7 +1,6 @@
 //! Connection flags, and the connection they describe.
 
 use std::fmt;
-use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -12,10 +11,12 @@ use async_nats::{
 };
 use futures::StreamExt;
 use percent_encoding::percent_decode_str;
-use tokio::sync::SetOnce;
+use tokio::sync::{Notify, SetOnce};
 use tokio::time::timeout;
 
 use crate::process;
+
+const DEFAULT_SERVER: &str = "nats://localhost:4222";
 
 /// The whole of connecting: looking up names, every address of every server, TLS, the handshake.
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(4_500);
@@ -35,6 +36,7 @@ const DROPS_INTERVAL: Duration = Duration::from_secs(5);
 /// What the server would not let this program do: its words. A program has one connection.
 static DENIED: SetOnce<String> = SetOnce::const_new();
 static CLOSED: SetOnce<()> = SetOnce::const_new();
+static LOST: Notify = Notify::const_new();
 /// The subject of the last message: see [`close`].
 static LAST: SetOnce<String> = SetOnce::const_new();
 /// The server has seen the last message.
@@ -52,7 +54,7 @@ pub struct NatsArgs {
         global = true,
         env = "NATS_URL",
         hide_env_values = true,
-        default_value = "nats://localhost:4222",
+        default_value = DEFAULT_SERVER,
         value_name = "URL",
         value_delimiter = ','
     )]
@@ -65,7 +67,7 @@ pub struct NatsArgs {
         hide_env_values = true,
         value_name = "FILE"
     )]
-    creds: Option<PathBuf>,
+    creds: Option<String>,
     /// File with the seed of an NKEY
     #[arg(
         long,
@@ -74,7 +76,7 @@ pub struct NatsArgs {
         hide_env_values = true,
         value_name = "FILE"
     )]
-    nkey: Option<PathBuf>,
+    nkey: Option<String>,
     /// User name, or a token where no password is given
     #[arg(long, global = true, env = "NATS_USER", hide_env_values = true)]
     user: Option<String>,
@@ -92,7 +94,7 @@ pub struct NatsArgs {
         hide_env_values = true,
         value_name = "FILE"
     )]
-    tlsca: Option<PathBuf>,
+    tlsca: Option<String>,
     /// Client certificate (X.509 v3)
     #[arg(
         long,
@@ -102,7 +104,7 @@ pub struct NatsArgs {
         value_name = "FILE",
         requires = "tlskey"
     )]
-    tlscert: Option<PathBuf>,
+    tlscert: Option<String>,
     /// Private key of the client certificate
     #[arg(
         long,
@@ -112,7 +114,7 @@ pub struct NatsArgs {
         value_name = "FILE",
         requires = "tlscert"
     )]
-    tlskey: Option<PathBuf>,
+    tlskey: Option<String>,
 }
 
 /// The servers as people write them, without any secret: for errors that have to say where.
@@ -192,7 +194,11 @@ impl NatsArgs {
                     std::future::ready(())
                 }
             });
-        match timeout(CONNECT_TIMEOUT, options.connect(servers)).await {
+        let connected = tokio::select! {
+            connected = timeout(CONNECT_TIMEOUT, options.connect(servers)) => connected,
+            () = process::shutdown() => bail!(process::Stopped),
+        };
+        match connected {
             Ok(Ok(client)) => Ok(client),
             Ok(Err(error)) => Err(anyhow!("cannot connect to {urls}: {}", explain(&error))),
             Err(_) => bail!("cannot connect to {urls}: {}", silent()),
@@ -215,51 +221,57 @@ impl NatsArgs {
             servers.push(server);
         }
         if servers.is_empty() {
-            bail!("no server is named: give one with --server nats://HOST:PORT");
+            servers.push(DEFAULT_SERVER.parse()?);
         }
         Ok((servers, login))
     }
 
     fn options(&self, login: Option<Login>) -> Result<ConnectOptions> {
         let mut options = ConnectOptions::new();
-        let flags = self.user.clone().map(|user| Login {
-            user,
-            password: self.password.clone(),
+        let user = given(self.user.as_ref()).map(|user| Login {
+            user: user.to_owned(),
+            password: None,
         });
-        if let Some(Login { user, password }) = login.or(flags) {
-            options = match password {
+        if let Some(Login { user, password }) = login.or(user) {
+            let flag = given(self.password.as_ref()).map(ToOwned::to_owned);
+            options = match password.or(flag) {
                 Some(password) => options.user_and_password(user, password),
                 None => options.token(user),
             };
         }
-        if let Some(token) = &self.token {
-            options = options.token(token.clone());
+        if let Some(token) = given(self.token.as_ref()) {
+            options = options.token(token.to_owned());
         }
-        if let Some(path) = &self.creds {
+        if let Some(path) = given(self.creds.as_ref()) {
             let creds = read("--creds", path)?;
             // The library's error can hold a part of the file.
             options = options
                 .credentials(&creds)
-                .map_err(|_| anyhow!("--creds {}: not a NATS credentials file", path.display()))?;
+                .map_err(|_| anyhow!("--creds {path}: not a NATS credentials file"))?;
         }
-        if let Some(path) = &self.nkey {
+        if let Some(path) = given(self.nkey.as_ref()) {
             let seed = read("--nkey", path)?;
             let seed = seed.split_whitespace().find(|word| word.starts_with("SU"));
-            let seed = seed
-                .with_context(|| format!("--nkey {}: holds no user seed (SU…)", path.display()))?;
+            let seed = seed.with_context(|| format!("--nkey {path}: holds no user seed (SU…)"))?;
             options = options.nkey(seed.to_owned());
         }
-        if let Some(path) = &self.tlsca {
+        if let Some(path) = given(self.tlsca.as_ref()) {
             read("--tlsca", path)?;
-            options = options.add_root_certificates(path.clone());
+            options = options.add_root_certificates(path.into());
         }
-        if let (Some(cert), Some(key)) = (&self.tlscert, &self.tlskey) {
+        if let (Some(cert), Some(key)) = (given(self.tlscert.as_ref()), given(self.tlskey.as_ref()))
+        {
             read("--tlscert", cert)?;
             read("--tlskey", key)?;
-            options = options.add_client_certificate(cert.clone(), key.clone());
+            options = options.add_client_certificate(cert.into(), key.into());
         }
         Ok(options)
     }
+}
+
+/// An environment variable that is set and empty says nothing.
+fn given(text: Option<&String>) -> Option<&str> {
+    text.map(String::as_str).filter(|text| !text.is_empty())
 }
 
 /// Sends what is still waiting, and closes the connection when the server has handled all of it.
@@ -293,9 +305,12 @@ pub async fn close(client: &Client) -> Result<()> {
     let result = match timeout(CLOSE_TIMEOUT, closed).await {
         Ok(result) => result.context("cannot close the connection"),
         Err(_) => Err(anyhow!(
-            "the server did not confirm the last messages within {CLOSE_TIMEOUT:?}: they may be lost"
+            "the server did not confirm the last messages within {CLOSE_TIMEOUT:?}: they may not have arrived"
         )),
     };
+    if let Some(denied) = DENIED.get() {
+        bail!(denied.clone());
+    }
     match result {
         Err(error) if process::is_shutting_down() => {
             tracing::warn!("{error:#}");
@@ -303,6 +318,15 @@ pub async fn close(client: &Client) -> Result<()> {
         }
         result => result,
     }
+}
+
+/// Resolves when the connection that there is at the time of the call is lost. What was asked on it
+/// is not answered any more: the client library reconnects, but does not ask again, and waits for
+/// the answer until its time is up.
+///
+/// It counts from the call on, whether it is awaited yet or not.
+pub fn lost() -> impl Future<Output = ()> {
+    LOST.notified()
 }
 
 /// Resolves with the error when the server denies something that the program depends on.
@@ -322,8 +346,11 @@ impl Report {
     fn event(&self, event: &Event) {
         let urls = &self.urls;
         match event {
-            Event::Disconnected if !self.lost.swap(true, Ordering::Relaxed) => {
-                tracing::warn!("lost the connection to {urls}, reconnecting");
+            Event::Disconnected => {
+                LOST.notify_waiters();
+                if !self.lost.swap(true, Ordering::Relaxed) {
+                    tracing::warn!("lost the connection to {urls}, reconnecting");
+                }
             }
             Event::Connected if self.lost.swap(false, Ordering::Relaxed) => {
                 tracing::info!("connected to {urls} again");
@@ -416,8 +443,8 @@ fn url(address: &ServerAddr) -> String {
     format!("{}://{host}:{}", address.scheme(), address.port())
 }
 
-fn read(flag: &str, path: &Path) -> Result<String> {
-    std::fs::read_to_string(path).with_context(|| format!("cannot read {flag} {}", path.display()))
+fn read(flag: &str, path: &str) -> Result<String> {
+    std::fs::read_to_string(path).with_context(|| format!("cannot read {flag} {path}"))
 }
 
 /// What went wrong, and what to do about it.

@@ -5,7 +5,7 @@ use std::fmt;
 use std::iter::successors;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Result, bail};
 use async_nats::Client;
 use async_nats::connection::State;
 use async_nats::jetstream::context::{
@@ -16,6 +16,11 @@ use async_nats::jetstream::stream::{ConsumerError, ConsumerErrorKind};
 use async_nats::jetstream::{self, ErrorCode};
 use tokio::time::{sleep, timeout};
 
+use crate::connection::lost;
+use crate::process::{Stopped, shutdown};
+
+/// How long the last call may take.
+const LAST_CALL: Duration = Duration::from_secs(2);
 /// Between two attempts.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -34,11 +39,22 @@ pub enum Failure {
 
 /// An error that is [`Failure::Lasting`], in words that say what to do.
 #[derive(Debug)]
-pub struct Refused(pub String);
+pub struct Refused {
+    why: String,
+    code: Option<ErrorCode>,
+}
+
+impl Refused {
+    /// The program's own reason.
+    #[must_use]
+    pub fn because(why: String) -> Self {
+        Self { why, code: None }
+    }
+}
 
 impl fmt::Display for Refused {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(&self.0)
+        formatter.write_str(&self.why)
     }
 }
 
@@ -49,7 +65,7 @@ impl Error for Refused {}
 pub fn failure(error: &(dyn Error + 'static)) -> Failure {
     /// The same message id is just being stored: this is a repetition of it.
     const DUPLICATE_IN_PROCESS: ErrorCode = ErrorCode(10158);
-    match refusal(error).map(|refusal| refusal.error_code()) {
+    match code(error) {
         Some(ErrorCode::JETSTREAM_NOT_ENABLED | ErrorCode::JETSTREAM_NOT_ENABLED_FOR_ACCOUNT) => {
             Failure::Off
         }
@@ -69,28 +85,11 @@ pub fn failure(error: &(dyn Error + 'static)) -> Failure {
     }
 }
 
-/// What the server answered, where it answered at all. The client library keeps it in different
-/// places.
+/// The code of the server's answer, where it answered at all.
 #[must_use]
-pub fn refusal(error: &(dyn Error + 'static)) -> Option<jetstream::Error> {
-    chain(error).find_map(|error| {
-        if let Some(error) = error.downcast_ref::<GetStreamError>()
-            && let GetStreamErrorKind::JetStream(refusal) = error.kind()
-        {
-            return Some(refusal);
-        }
-        if let Some(error) = error.downcast_ref::<CreateStreamError>()
-            && let CreateStreamErrorKind::JetStream(refusal) = error.kind()
-        {
-            return Some(refusal);
-        }
-        if let Some(error) = error.downcast_ref::<ConsumerError>()
-            && let ConsumerErrorKind::JetStream(refusal) = error.kind()
-        {
-            return Some(refusal);
-        }
-        error.downcast_ref::<jetstream::Error>().cloned()
-    })
+pub fn code(error: &(dyn Error + 'static)) -> Option<ErrorCode> {
+    let said = chain(error).find_map(|error| error.downcast_ref::<Refused>()?.code);
+    said.or_else(|| answer(error).map(|answer| answer.error_code()))
 }
 
 /// Why a call failed and what to do about it, in one line.
@@ -101,13 +100,13 @@ pub fn explain(error: &(dyn Error + 'static)) -> String {
                 name another with --server"
             .into();
     }
-    let Some(refusal) = refusal(error) else {
-        if is_ours(error) {
-            return error.to_string();
-        }
-        return format!("{error}; check the server's health and try again");
+    let Some(answer) = answer(error) else {
+        return match failure(error) {
+            Failure::Passing => format!("{error}; check the server's health and try again"),
+            _ => error.to_string(),
+        };
     };
-    let advice = match refusal.error_code() {
+    let advice = match answer.error_code() {
         ErrorCode::INSUFFICIENT_RESOURCES
         | ErrorCode::MEMORY_RESOURCES_EXCEEDED
         | ErrorCode::STORAGE_RESOURCES_EXCEEDED
@@ -118,38 +117,54 @@ pub fn explain(error: &(dyn Error + 'static)) -> String {
         }
         _ => "see the settings of the server, the account and the stream",
     };
-    format!("{refusal}; {advice}")
+    format!("{answer}; {advice}")
 }
 
-/// Calls again and again while the failure is one of `worth`, and `patience` is not at its end.
+/// Calls again and again while the failure is one of `worth`, and `patience` is not at its end. A
+/// call whose connection is lost has failed: nobody answers it.
 ///
 /// # Errors
 ///
-/// The last one.
+/// [`Refused`], with the last failure; [`Stopped`] where the program is told to stop meanwhile.
 pub async fn retry<T>(
     client: &Client,
     worth: &[Failure],
     patience: Duration,
     call: impl AsyncFn() -> Result<T>,
 ) -> Result<T> {
-    let started = Instant::now();
-    loop {
-        timeout(
-            patience.saturating_sub(started.elapsed()),
-            connected(client),
-        )
-        .await
-        .with_context(|| format!("no connection for {patience:?}"))?;
-        match call().await {
-            Err(error)
-                if worth.contains(&failure(error.as_ref())) && started.elapsed() < patience =>
-            {
-                tracing::debug!("trying on: {error:#}");
+    let trying = async {
+        let started = Instant::now();
+        loop {
+            connected(client).await;
+            let lost = lost();
+            let error = tokio::select! {
+                result = call() => match result {
+                    Ok(value) => return Ok(value),
+                    Err(error) => error,
+                },
+                () = lost => continue,
+            };
+            if !worth.contains(&failure(error.as_ref())) || started.elapsed() > patience {
+                return Err(error);
             }
-            result => return result,
+            tracing::debug!("trying on: {error:#}");
+            sleep(PAUSE).await;
         }
-        sleep(PAUSE).await;
+    };
+    let tried = tokio::select! {
+        tried = timeout(patience.saturating_add(LAST_CALL), trying) => tried,
+        () = shutdown() => bail!(Stopped),
+    };
+    let error = match tried {
+        Ok(Ok(value)) => return Ok(value),
+        Ok(Err(error)) => error,
+        Err(_) => bail!(Refused::because(format!("no answer for {patience:?}"))),
+    };
+    Err(Refused {
+        code: code(error.as_ref()),
+        why: explain(error.as_ref()),
     }
+    .into())
 }
 
 /// Resolves when there is a connection. Without one, a request would only wait in the client's
@@ -158,6 +173,28 @@ pub async fn connected(client: &Client) {
     while client.connection_state() != State::Connected {
         sleep(PAUSE).await;
     }
+}
+
+/// The client library keeps it in different places.
+fn answer(error: &(dyn Error + 'static)) -> Option<jetstream::Error> {
+    chain(error).find_map(|error| {
+        if let Some(error) = error.downcast_ref::<GetStreamError>()
+            && let GetStreamErrorKind::JetStream(answer) = error.kind()
+        {
+            return Some(answer);
+        }
+        if let Some(error) = error.downcast_ref::<CreateStreamError>()
+            && let CreateStreamErrorKind::JetStream(answer) = error.kind()
+        {
+            return Some(answer);
+        }
+        if let Some(error) = error.downcast_ref::<ConsumerError>()
+            && let ConsumerErrorKind::JetStream(answer) = error.kind()
+        {
+            return Some(answer);
+        }
+        error.downcast_ref::<jetstream::Error>().cloned()
+    })
 }
 
 fn chain<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {

@@ -17,7 +17,7 @@
 //! }
 //!
 //! fn main() -> ExitCode {
-//!     common::run(connected(Args::parse()))
+//!     common::run(connected(common::parse()))
 //! }
 //!
 //! async fn connected(args: Args) -> anyhow::Result<()> {
@@ -40,11 +40,11 @@ mod seen;
 mod tally;
 mod text;
 
-pub use connection::{NatsArgs, close};
+pub use connection::{NatsArgs, close, lost};
 #[cfg(feature = "jetstream")]
-pub use failure::{Failure, Refused, connected, explain, failure, refusal, retry};
+pub use failure::{Failure, Refused, code, connected, explain, failure, retry};
 pub use leave::{UntilShutdown, until_shutdown};
-pub use process::{run, shutdown};
+pub use process::{Stopped, is_shutting_down, parse, run, shutdown};
 #[cfg(feature = "jetstream")]
 pub use pull::Pull;
 pub use seen::Seen;

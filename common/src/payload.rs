@@ -3,7 +3,21 @@
 use std::borrow::Cow;
 use std::fmt;
 
+use serde::de::Error;
 use serde::{Deserialize, Serialize};
+
+/// Reads a payload. Anybody may publish anything on a subject, and the parser alone would take an
+/// array of the right length for an object.
+///
+/// # Errors
+///
+/// Where it is no JSON object, or not one of this kind.
+pub fn parse<'a, T: Deserialize<'a>>(payload: &'a [u8]) -> serde_json::Result<T> {
+    if !payload.trim_ascii_start().starts_with(b"{") {
+        return Err(serde_json::Error::custom("not a JSON object"));
+    }
+    serde_json::from_slice(payload)
+}
 
 /// A log entry of `queue-groups`, on the subject `logs.process`.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
@@ -102,8 +116,16 @@ mod tests {
             level: Level::Info,
             message: "started".into(),
         };
-        assert_eq!(serde_json::from_str::<LogEntry>(json)?, entry);
+        assert_eq!(parse::<LogEntry>(json.as_bytes())?, entry);
         assert_eq!(serde_json::to_string(&entry)?, json);
         Ok(())
+    }
+
+    #[test]
+    fn an_array_is_no_payload() {
+        assert!(parse::<SumReply>(br#" {"result": 3}"#).is_ok());
+        for payload in ["[3]", "3", "", "  ", "null"] {
+            assert!(parse::<SumReply>(payload.as_bytes()).is_err(), "{payload}");
+        }
     }
 }

@@ -1,10 +1,13 @@
 //! How a program begins and ends.
 
+use std::error::Error;
+use std::fmt;
 use std::io::{self, IsTerminal, Write};
-use std::process::ExitCode;
+use std::process::{self, ExitCode};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::SetOnce;
 use tracing_subscriber::EnvFilter;
@@ -18,14 +21,29 @@ const GRACE: Duration = Duration::from_secs(4);
 
 static SHUTDOWN: SetOnce<()> = SetOnce::const_new();
 
+/// Reads the command line, as clap's `parse` does; but an argument that is refused is not repeated
+/// with the password that it may hold.
+#[must_use]
+pub fn parse<A: Parser>() -> A {
+    A::try_parse().unwrap_or_else(|error| {
+        let text = error.to_string();
+        let plain = without_passwords(&text);
+        if plain != text {
+            let _ = write!(io::stderr(), "{plain}");
+            process::exit(error.exit_code());
+        }
+        error.exit()
+    })
+}
+
 /// Runs a program to its end and turns that into an exit code.
 ///
 /// - SIGINT and SIGTERM do not end the process: they resolve [`shutdown`], from the first moment
 ///   on. A program that has not come to its end 4 s later is left where it is.
 /// - What the server denies ends the program: a publish without permission would otherwise look
 ///   like success, a subscription without permission like silence.
-/// - An error becomes one line on stderr and exit code 1. A closed pipe (`… | head -1`) is no
-///   error: it ends the program quietly.
+/// - An error becomes one line on stderr and exit code 1. [`Stopped`] is none, nor is a closed pipe
+///   (`… | head -1`): it ends the program quietly.
 /// - Diagnostics go to stderr, filtered by `RUST_LOG` (`info` unless it says otherwise).
 pub fn run(program: impl Future<Output = Result<()>>) -> ExitCode {
     init_logging();
@@ -42,7 +60,7 @@ pub fn run(program: impl Future<Output = Result<()>>) -> ExitCode {
             result
         });
     match result {
-        Err(error) if !is_broken_pipe(&error) => {
+        Err(error) if !error.is::<Stopped>() && !is_broken_pipe(&error) => {
             // Nobody is left to tell when stderr is closed, too.
             let _ = writeln!(io::stderr(), "error: {}", one_line(&error));
             ExitCode::FAILURE
@@ -50,6 +68,19 @@ pub fn run(program: impl Future<Output = Result<()>>) -> ExitCode {
         _ => ExitCode::SUCCESS,
     }
 }
+
+/// The program was told to stop before it had begun: while it connected, or waited for a stream.
+/// [`run`] takes it for a good end.
+#[derive(Debug)]
+pub struct Stopped;
+
+impl fmt::Display for Stopped {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("told to stop")
+    }
+}
+
+impl Error for Stopped {}
 
 /// Resolves when the program was told to stop, by SIGINT (Ctrl-C) or SIGTERM, and from then on
 /// at once for everybody who asks.
@@ -72,18 +103,15 @@ async fn until_the_end(program: impl Future<Output = Result<()>>) -> Result<()> 
             _ = terminate.recv() => {}
         }
         let _ = SHUTDOWN.set(());
-    });
-    let grace_is_over = async {
-        shutdown().await;
         tokio::time::sleep(GRACE).await;
-    };
+        tracing::warn!("not done {GRACE:?} after the signal: what was begun is left where it is");
+        // From here, for the program's own thread may stand still at a full pipe.
+        process::exit(0);
+    });
     tokio::select! {
+        biased;
         denied = connection::denied() => Err(denied),
         result = program => result,
-        () = grace_is_over => {
-            tracing::warn!("not done {GRACE:?} after the signal: what was begun is left where it is");
-            Ok(())
-        }
     }
 }
 
@@ -92,14 +120,27 @@ fn init_logging() {
     let filter = std::env::var("RUST_LOG")
         .ok()
         .filter(|filter| !filter.is_empty());
-    let filter = EnvFilter::new(filter.as_deref().unwrap_or("info,async_nats=off"));
+    let filter = format!("async_nats=off,{}", filter.as_deref().unwrap_or("info"));
     tracing_subscriber::fmt()
-        .with_env_filter(filter)
+        .with_env_filter(EnvFilter::new(filter))
         .with_writer(io::stderr)
         .with_ansi(io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none())
         .with_target(false)
         .without_time()
         .init();
+}
+
+/// The text without what stands between `://` and `@`.
+fn without_passwords(text: &str) -> String {
+    let mut parts = text.split("://");
+    let mut plain = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let end = part.find([' ', '\'', '"', '/', '\n']).unwrap_or(part.len());
+        let host = part[..end].rfind('@').map_or(0, |at| at + 1);
+        plain += "://";
+        plain += &part[host..];
+    }
+    plain
 }
 
 /// Printing is the one thing a program does with an [`io::Error`] of its own: errors of the
@@ -136,6 +177,13 @@ mod tests {
         assert_eq!(one_line(&error), "cannot connect: refused by the server");
         let error = anyhow!("no such file").context("cannot read `ca.pem`");
         assert_eq!(one_line(&error), "cannot read `ca.pem`: no such file");
+    }
+
+    #[test]
+    fn a_password_in_an_argument_is_not_repeated() {
+        let text = "unexpected argument 'nats://me:p@ss@host:4222' found, try mqtt://host/@";
+        let plain = "unexpected argument 'nats://host:4222' found, try mqtt://host/@";
+        assert_eq!(without_passwords(text), plain);
     }
 
     #[test]

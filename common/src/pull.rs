@@ -1,20 +1,21 @@
 //! Taking messages from a durable consumer, whatever happens to it meanwhile.
 
-use std::sync::atomic::Ordering;
+use std::mem;
+use std::pin::Pin;
 use std::time::Duration;
 
 use anyhow::Result;
 use async_nats::Client;
-use async_nats::connection::State;
 use async_nats::jetstream::Message;
 use async_nats::jetstream::consumer::PullConsumer;
 use async_nats::jetstream::consumer::pull::Batch;
 use futures::StreamExt;
 use futures::stream::ReadyChunks;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
+use crate::connection::lost;
 use crate::failure::{Failure, retry};
-use crate::process::{is_shutting_down, shutdown};
+use crate::process::{Stopped, is_shutting_down};
 
 /// Messages asked for at once. So many come a second time when the program is killed.
 const BATCH: usize = 1_000;
@@ -23,8 +24,10 @@ const BATCH: usize = 1_000;
 const EXPIRES: Duration = Duration::from_secs(1);
 /// Returned at a time, at the most.
 const CHUNK: usize = 250;
-/// How often to look whether the connection is still the one on which was asked.
-const LOOK: Duration = Duration::from_millis(100);
+/// A server that says nothing for so long, not even that the batch has come to its end, will not.
+const SILENCE: Duration = Duration::from_secs(3);
+/// Before the consumer is opened again: whatever has happened to it may take a moment.
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// The messages of a pull consumer until the program is told to stop (see
 /// [`shutdown`](crate::shutdown)).
@@ -41,9 +44,7 @@ const LOOK: Duration = Duration::from_millis(100);
 /// let open = async || -> anyhow::Result<PullConsumer> {
 ///     Ok(jetstream.get_consumer_from_stream("worker", "jobs").await?)
 /// };
-/// let Some(mut jobs) = common::Pull::open(&client, open).await? else {
-///     return Ok(()); // told to stop while waiting for the stream
-/// };
+/// let mut jobs = common::Pull::open(&client, open).await?;
 /// while let Some(jobs) = jobs.next(usize::MAX).await? {
 ///     for job in jobs {
 ///         // … do it, then:
@@ -63,33 +64,28 @@ pub struct Pull<F> {
     is_stale: bool,
 }
 
-/// A batch that was asked for.
+/// A batch that was asked for, and the end of the connection on which it was.
 struct Asked {
     messages: ReadyChunks<Batch>,
-    /// On which connection.
-    connects: u64,
+    lost: Pin<Box<dyn Future<Output = ()>>>,
 }
 
 impl<F: AsyncFn() -> Result<PullConsumer>> Pull<F> {
-    /// Opens the consumer, and waits for its stream where there is none; none when the program is
-    /// told to stop meanwhile.
+    /// Opens the consumer, and waits for its stream where there is none.
     ///
     /// # Errors
     ///
-    /// Where `open` fails for good.
-    pub async fn open(client: &Client, open: F) -> Result<Option<Self>> {
+    /// As [`retry`].
+    pub async fn open(client: &Client, open: F) -> Result<Self> {
         let worth = [Failure::Passing, Failure::Missing];
-        let consumer = tokio::select! {
-            consumer = retry(client, &worth, Duration::MAX, &open) => consumer?,
-            () = shutdown() => return Ok(None),
-        };
-        Ok(Some(Self {
+        let consumer = retry(client, &worth, Duration::MAX, &open).await?;
+        Ok(Self {
             client: client.clone(),
             open,
             consumer,
             batch: None,
             is_stale: false,
-        }))
+        })
     }
 
     /// The consumer as it was when it was opened.
@@ -116,20 +112,15 @@ impl<F: AsyncFn() -> Result<PullConsumer>> Pull<F> {
                 }
                 continue;
             };
-            let messages = match timeout(LOOK, batch.messages.next()).await {
-                Ok(Some(messages)) => messages,
-                // It has come to its end, or nothing came for a while.
-                Ok(None) => {
-                    self.batch = None;
-                    continue;
-                }
-                Err(_) => {
-                    self.is_stale = batch.connects != connects(&self.client);
-                    if self.is_stale {
-                        self.batch = None;
-                    }
-                    continue;
-                }
+            let (messages, is_stale) = tokio::select! {
+                biased;
+                messages = batch.messages.next() => (messages, false),
+                () = &mut batch.lost => (None, true),
+                () = sleep(SILENCE) => (None, true),
+            };
+            let Some(messages) = messages else {
+                (self.batch, self.is_stale) = (None, is_stale);
+                continue;
             };
             let mut taken = Vec::with_capacity(messages.len());
             for message in messages {
@@ -149,42 +140,31 @@ impl<F: AsyncFn() -> Result<PullConsumer>> Pull<F> {
     }
 
     async fn ask(&self, most: usize) -> Result<Asked> {
-        let connects = connects(&self.client);
+        let lost = Box::pin(lost());
         let batch = self.consumer.batch();
         let batch = batch.max_messages(most.min(BATCH)).expires(EXPIRES);
         let messages = batch.messages().await?.ready_chunks(CHUNK);
-        Ok(Asked { messages, connects })
+        Ok(Asked { messages, lost })
     }
 
+    /// Opens the consumer again, unless the program is told to stop.
     async fn reopen(&mut self) -> Result<()> {
+        sleep(PAUSE).await;
         // A server that is stopping has its JetStream off.
         let worth = [Failure::Passing, Failure::Missing, Failure::Off];
-        let open = async {
-            sleep(LOOK).await;
-            retry(&self.client, &worth, Duration::MAX, &self.open).await
+        let consumer = match retry(&self.client, &worth, Duration::MAX, &self.open).await {
+            Err(error) if error.is::<Stopped>() => return Ok(()),
+            consumer => consumer?,
         };
-        tokio::select! {
-            consumer = open => {
-                self.is_stale = false;
-                let before = std::mem::replace(&mut self.consumer, consumer?);
-                let info = self.consumer.cached_info();
-                if info.created != before.cached_info().created {
-                    tracing::warn!(
-                        "the consumer {} was gone and is made again: it begins with the first message that is there",
-                        info.name
-                    );
-                }
-            }
-            () = shutdown() => {}
+        self.is_stale = false;
+        let before = mem::replace(&mut self.consumer, consumer);
+        let info = self.consumer.cached_info();
+        if info.created != before.cached_info().created {
+            tracing::warn!(
+                "the consumer {} was gone and is made again: it begins with the first message that is there",
+                info.name
+            );
         }
         Ok(())
-    }
-}
-
-/// Which connection this is, counted from 1; 0 where there is none.
-fn connects(client: &Client) -> u64 {
-    match client.connection_state() {
-        State::Connected => client.statistics().connects.load(Ordering::Relaxed),
-        _ => 0,
     }
 }

@@ -27,7 +27,7 @@ struct Args {
 }
 
 fn main() -> ExitCode {
-    common::run(hello(Args::parse()))
+    common::run(hello(common::parse()))
 }
 
 async fn hello(args: Args) -> Result<()> {

@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail, ensure};
 use async_nats::jetstream::stream::{Config, Stream};
 use async_nats::jetstream::{Context, ErrorCode};
 use common::{Failure, Refused};
@@ -59,15 +59,13 @@ impl OrderStream {
         if found.1 > asked_at {
             return Ok(());
         }
+        let patience = self.patience;
+        let left = patience.saturating_sub(self.last_stored.get().elapsed());
+        ensure!(!left.is_zero(), "it has stored nothing for {patience:?}");
         // A server that is stopping has its JetStream off.
         let worth = [Failure::Passing, Failure::Off];
-        let left = self
-            .patience
-            .saturating_sub(self.last_stored.get().elapsed());
         let create = async || create(&self.jetstream, &self.config).await;
-        let stream = common::retry(&self.jetstream.client(), &worth, left, create)
-            .await
-            .context("giving up after a long time in which it has stored nothing")?;
+        let stream = common::retry(&self.jetstream.client(), &worth, left, create).await?;
         if stream.cached_info().created != found.0.cached_info().created {
             tracing::warn!(
                 "{} was gone with all that it kept: it is created again, and empty",
@@ -84,14 +82,13 @@ async fn create(jetstream: &Context, config: &Config) -> Result<Stream> {
         Ok(stream) => return Ok(stream),
         Err(error) => error,
     };
-    let code = common::refusal(&error).map(|refusal| refusal.error_code());
-    if code != Some(ErrorCode::STREAM_NAME_EXIST) {
+    if common::code(&error) != Some(ErrorCode::STREAM_NAME_EXIST) {
         return Err(error.into());
     }
     let name = &config.name;
     let found = jetstream.get_stream(name).await?;
     let differences = differences(config, &found.cached_info().config)?;
-    bail!(Refused(format!(
+    bail!(Refused::because(format!(
         "the stream {name} exists with other settings: {differences}; delete it with \
          `nats stream rm {name}`, or ask for what it is with --storage and --replicas"
     )))

@@ -5,6 +5,7 @@ use percent_encoding::percent_decode_str;
 use rumqttc::{ConnectReturnCode, ConnectionError, MqttOptions};
 use url::Url;
 
+const DEFAULT_BROKER: &str = "mqtt://localhost:1883";
 const EXPECTED: &str = "expected mqtt://HOST:PORT";
 
 /// Flags of a program that speaks MQTT.
@@ -16,7 +17,7 @@ pub struct MqttArgs {
         long,
         env = "MQTT_URL",
         hide_env_values = true,
-        default_value = "mqtt://localhost:1883",
+        default_value = DEFAULT_BROKER,
         value_name = "URL"
     )]
     broker: String,
@@ -36,7 +37,12 @@ impl MqttArgs {
     ///
     /// Where the address is malformed; without repeating it, as it may hold a password.
     pub fn options(&self, client_id: &str) -> Result<(MqttOptions, String)> {
-        let text = self.broker.trim();
+        // An environment variable that is set and empty says nothing.
+        let given = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
+        let text = match self.broker.trim() {
+            "" => DEFAULT_BROKER,
+            text => text,
+        };
         let text = if text.contains("://") {
             text.to_owned()
         } else {
@@ -64,11 +70,11 @@ impl MqttArgs {
                 .context("malformed broker URL: user or password is not UTF-8")
         };
         let user = match url.username() {
-            "" => self.user.clone(),
+            "" => given(&self.user),
             user => Some(decode(user)?),
         };
         let password = match url.password() {
-            None => self.password.clone(),
+            None => given(&self.password),
             Some(password) => Some(decode(password)?),
         };
         match (user, password) {
@@ -125,6 +131,7 @@ mod tests {
             ("mqtt://10.0.0.1:1884/", "10.0.0.1", 1884),
             ("mqtt://[::1]:1883", "[::1]", 1883),
             ("localhost:1883", "localhost", 1883),
+            ("", "localhost", 1883),
         ] {
             let (options, shown) = args(text).options("id")?;
             assert_eq!(options.broker_address(), (host.into(), port), "{text}");
@@ -145,7 +152,6 @@ mod tests {
     #[test]
     fn a_malformed_address_is_refused_and_not_repeated() {
         for text in [
-            "",
             "mqtt://",
             "nats://me:hidden@localhost",
             "mqtts://me:hidden@localhost",

@@ -12,6 +12,7 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use common::payload;
 pub use common::payload::{DeviceCommand, Reading};
 
 pub use broker::{MqttArgs, explain};
@@ -53,7 +54,7 @@ pub fn sensor_id(text: &str) -> Result<String> {
 ///
 /// Where it is no reading.
 pub fn reading(payload: &[u8]) -> Result<Reading> {
-    let reading: Reading = serde_json::from_slice(payload)?;
+    let reading: Reading = payload::parse(payload)?;
     sensor_id(&reading.sensor_id).context("invalid sensor_id")?;
     Ok(reading)
 }
@@ -101,7 +102,7 @@ pub fn interval(text: &str) -> Result<Duration> {
 ///
 /// Where it is no command, or asks for none of [`INTERVALS`].
 pub fn command(payload: &[u8]) -> Result<Duration> {
-    let command: DeviceCommand = serde_json::from_slice(payload)?;
+    let command: DeviceCommand = payload::parse(payload)?;
     in_bounds(Duration::from_millis(command.interval_ms))
 }
 
@@ -161,7 +162,13 @@ mod tests {
     fn a_command_is_obeyed_within_bounds() {
         let half_a_second = command(br#"{"interval_ms": 500}"#).ok();
         assert_eq!(half_a_second, Some(Duration::from_millis(500)));
-        for text in ["", "500", r#"{"interval_ms": 0}"#, r#"{"interval_ms": -1}"#] {
+        for text in [
+            "",
+            "500",
+            "[500]",
+            r#"{"interval_ms": 0}"#,
+            r#"{"interval_ms": -1}"#,
+        ] {
             assert!(command(text.as_bytes()).is_err(), "{text}");
         }
         assert!(command(format!(r#"{{"interval_ms": {}}}"#, u64::MAX).as_bytes()).is_err());

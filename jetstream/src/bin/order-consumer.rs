@@ -10,11 +10,11 @@ use std::io::{BufWriter, Write, stdout};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Error, Result, anyhow};
+use anyhow::{Context, Error, Result};
 use async_nats::jetstream::consumer::{AckPolicy, PullConsumer, pull};
 use async_nats::jetstream::{AckKind, ContextBuilder};
 use clap::Parser;
-use common::payload::Order;
+use common::payload::{self, Order};
 use common::{Failure, Pull, Seen, Tally};
 use jetstream::{ANSWER, DURABLE, STREAM, lines};
 
@@ -40,7 +40,7 @@ struct Args {
 }
 
 fn main() -> ExitCode {
-    common::run(take_orders(Args::parse()))
+    common::run(take_orders(common::parse()))
 }
 
 async fn take_orders(args: Args) -> Result<()> {
@@ -70,13 +70,8 @@ async fn take_orders(args: Args) -> Result<()> {
         told.set(opened.is_err());
         Ok(opened?)
     };
-    let opened = Pull::open(&client, open).await.map_err(|error| {
-        let why = common::explain(error.as_ref());
-        anyhow!("cannot take orders from {}: {why}", args.nats)
-    })?;
-    let Some(mut pull) = opened else {
-        return Ok(()); // told to stop
-    };
+    let opened = Pull::open(&client, open).await;
+    let mut pull = opened.with_context(|| format!("cannot take orders from {}", args.nats))?;
     let mut out = BufWriter::new(stdout());
     let info = pull.consumer().cached_info();
     let waiting = info.num_pending + u64::try_from(info.num_ack_pending)?;
@@ -91,7 +86,7 @@ async fn take_orders(args: Args) -> Result<()> {
         let mut answers = Vec::with_capacity(messages.len());
         for message in messages {
             let info = message.info().map_err(Error::from_boxed)?;
-            let answer = match serde_json::from_slice::<Order>(&message.payload) {
+            let answer = match payload::parse::<Order>(&message.payload) {
                 Ok(order) => {
                     // At least once means that some come twice: an acknowledgement that did not
                     // arrive, or an order that was published once more.

@@ -11,14 +11,14 @@ use std::pin::pin;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use anyhow::{Error, Result, anyhow, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 use async_nats::jetstream::context::PublishAckFuture;
 use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::publish::PublishAck;
 use async_nats::jetstream::{Context, ContextBuilder, stream};
 use clap::{Parser, ValueEnum};
-use common::Failure;
 use common::payload::Order;
+use common::{Failure, Stopped};
 use futures::StreamExt;
 use futures::future::ready;
 use jetstream::{ANSWER, OrderStream, STREAM, SUBJECT, SUBJECTS, lines, sample};
@@ -62,7 +62,7 @@ enum Storage {
 }
 
 fn main() -> ExitCode {
-    common::run(publish_orders(Args::parse()))
+    common::run(publish_orders(common::parse()))
 }
 
 async fn publish_orders(args: Args) -> Result<()> {
@@ -82,14 +82,8 @@ async fn publish_orders(args: Args) -> Result<()> {
         duplicate_window: DUPLICATE_WINDOW,
         ..Default::default()
     };
-    let opened = tokio::select! {
-        opened = OrderStream::open(jetstream.clone(), config, args.patience) => opened,
-        () = common::shutdown() => return Ok(()),
-    };
-    let stream = opened.map_err(|error| {
-        let why = common::explain(error.as_ref());
-        anyhow!("cannot publish orders at {}: {why}", args.nats)
-    })?;
+    let opened = OrderStream::open(jetstream.clone(), config, args.patience).await;
+    let stream = opened.with_context(|| format!("cannot publish orders at {}", args.nats))?;
 
     // One after the other is sent, so they are stored in that order; but their acknowledgements are
     // awaited many at a time. Told to stop, it sends no new ones.
@@ -173,9 +167,12 @@ async fn until_stored(
 ) -> Result<Option<(PublishAck, u64)>> {
     for repetitions in 0.. {
         let asked_at = Instant::now();
-        let answer = match sent {
-            Ok(acknowledgement) => acknowledgement.await.map_err(Error::from),
-            Err(error) => Err(error),
+        let lost = common::lost();
+        let acknowledged = async { anyhow::Ok(sent?.await?) };
+        let answer = tokio::select! {
+            biased;
+            answer = acknowledged => answer,
+            () = lost => Err(anyhow!("the connection is lost")),
         };
         match answer {
             Ok(ack) => {
@@ -189,10 +186,9 @@ async fn until_stored(
             // is stored once in either case.
             Err(error) => tracing::debug!("{} is not acknowledged: {error}", order.order_id),
         }
-        tokio::select! {
-            biased;
-            () = common::shutdown() => break,
-            found = stream.find_again(asked_at) => found?,
+        match stream.find_again(asked_at).await {
+            Err(error) if error.is::<Stopped>() => break,
+            found => found?,
         }
         sent = send(jetstream, order).await;
     }

@@ -55,7 +55,7 @@ enum Action {
 }
 
 fn main() -> ExitCode {
-    common::run(config_admin(Args::parse()))
+    common::run(config_admin(common::parse()))
 }
 
 // There is no last flush: whatever is printed as written, the server has acknowledged.

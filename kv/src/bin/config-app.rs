@@ -44,7 +44,7 @@ struct Args {
 }
 
 fn main() -> ExitCode {
-    common::run(config_app(Args::parse()))
+    common::run(config_app(common::parse()))
 }
 
 async fn config_app(args: Args) -> Result<()> {

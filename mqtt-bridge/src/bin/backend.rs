@@ -11,7 +11,6 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::Parser;
 use common::Tally;
-use futures::StreamExt;
 use mqtt_bridge::SUBJECT;
 
 /// Prints the readings that sensors send while it runs.
@@ -29,7 +28,7 @@ struct Args {
 }
 
 fn main() -> ExitCode {
-    common::run(receive(Args::parse()))
+    common::run(receive(common::parse()))
 }
 
 async fn receive(args: Args) -> Result<()> {
@@ -38,21 +37,19 @@ async fn receive(args: Args) -> Result<()> {
     // To the server an MQTT publish is a NATS publish with another handshake. Whatever its QoS,
     // a plain subscriber gets it at most once: not while it is away, and not when it is so slow
     // that its buffer overflows. `recorder` is the one who misses nothing.
-    let mut messages = client.subscribe(SUBJECT).await?;
+    let messages = client.subscribe(SUBJECT).await?;
     client.flush().await?;
     writeln!(
         stdout(),
         "waiting for readings on {SUBJECT}, each at most once"
     )?;
 
+    // After SIGTERM this goes on until everything is shown that the server had given to us.
+    let mut messages = common::until_shutdown(&client, messages);
     let mut tally = Tally::default();
-    while tally.left(args.limit) > 0 {
-        // Nothing waits for us when we stop: whoever is away gets nothing.
-        let message = tokio::select! {
-            message = messages.next() => message,
-            () = common::shutdown() => None,
-        };
-        let Some(message) = message else { break };
+    while tally.left(args.limit) > 0
+        && let Some(message) = messages.next().await
+    {
         match mqtt_bridge::reading(&message.payload) {
             Ok(reading) => {
                 tally.add();

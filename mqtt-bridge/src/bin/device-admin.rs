@@ -28,7 +28,7 @@ enum Command {
     /// Sets the pause between two readings
     Interval {
         /// The sensor's id
-        #[arg(value_parser = mqtt_bridge::sensor_id)]
+        #[arg(value_parser = mqtt_bridge::sensor_id, allow_hyphen_values = true)]
         sensor: String,
         /// The pause, such as 500ms, 2s or 1m
         #[arg(value_parser = mqtt_bridge::interval)]
@@ -37,7 +37,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    common::run(device_admin(Args::parse()))
+    common::run(device_admin(common::parse()))
 }
 
 async fn device_admin(args: Args) -> Result<()> {

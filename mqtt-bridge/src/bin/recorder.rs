@@ -10,7 +10,7 @@ use std::io::{BufWriter, Write, stdout};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Error, Result, anyhow};
+use anyhow::{Context, Error, Result};
 use async_nats::jetstream::consumer::{AckPolicy, PullConsumer, pull};
 use async_nats::jetstream::{AckKind, ContextBuilder, stream};
 use clap::Parser;
@@ -41,7 +41,7 @@ struct Args {
 }
 
 fn main() -> ExitCode {
-    common::run(record(Args::parse()))
+    common::run(record(common::parse()))
 }
 
 async fn record(args: Args) -> Result<()> {
@@ -69,13 +69,8 @@ async fn record(args: Args) -> Result<()> {
         let consumer = stream.get_or_create_consumer(CONSUMER, consumer.clone());
         Ok(consumer.await?)
     };
-    let opened = Pull::open(&client, open).await.map_err(|error| {
-        let why = common::explain(error.as_ref());
-        anyhow!("cannot record from {}: {why}", args.nats)
-    })?;
-    let Some(mut pull) = opened else {
-        return Ok(()); // told to stop
-    };
+    let opened = Pull::open(&client, open).await;
+    let mut pull = opened.with_context(|| format!("cannot record from {}", args.nats))?;
     let mut seen = Seen::new(MEMORY);
     mqtt_bridge::recall(&jetstream, pull.consumer(), &mut seen).await?;
     let mut out = BufWriter::new(stdout());

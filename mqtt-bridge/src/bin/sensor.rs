@@ -31,7 +31,7 @@ struct Args {
     #[command(flatten)]
     mqtt: MqttArgs,
     /// Who measures; the MQTT client id too, so no two sensors may share it
-    #[arg(long, default_value = "sensor-1", value_parser = mqtt_bridge::sensor_id)]
+    #[arg(long, default_value = "sensor-1", value_parser = mqtt_bridge::sensor_id, allow_hyphen_values = true)]
     id: String,
     /// Stop after this many readings
     #[arg(long)]
@@ -48,7 +48,7 @@ struct Args {
 }
 
 fn main() -> ExitCode {
-    common::run(sensor(Args::parse()))
+    common::run(sensor(common::parse()))
 }
 
 async fn sensor(args: Args) -> Result<()> {

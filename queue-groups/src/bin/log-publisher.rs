@@ -33,7 +33,7 @@ struct Args {
 }
 
 fn main() -> ExitCode {
-    common::run(publish_logs(Args::parse()))
+    common::run(publish_logs(common::parse()))
 }
 
 async fn publish_logs(args: Args) -> Result<()> {

@@ -41,7 +41,7 @@ struct Args {
 }
 
 fn main() -> ExitCode {
-    common::run(work(Args::parse()))
+    common::run(work(common::parse()))
 }
 
 async fn work(args: Args) -> Result<()> {

@@ -47,7 +47,7 @@ struct Args {
 }
 
 fn main() -> ExitCode {
-    common::run(ask(Args::parse()))
+    common::run(ask(common::parse()))
 }
 
 async fn ask(args: Args) -> Result<()> {

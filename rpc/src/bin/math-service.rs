@@ -30,7 +30,7 @@ struct Args {
 }
 
 fn main() -> ExitCode {
-    common::run(serve(Args::parse()))
+    common::run(serve(common::parse()))
 }
 
 async fn serve(args: Args) -> Result<()> {
