@@ -194,11 +194,8 @@ impl NatsArgs {
                     std::future::ready(())
                 }
             });
-        let connected = tokio::select! {
-            connected = timeout(CONNECT_TIMEOUT, options.connect(servers)) => connected,
-            () = process::shutdown() => bail!(process::Stopped),
-        };
-        match connected {
+        let connecting = async { Ok(timeout(CONNECT_TIMEOUT, options.connect(servers)).await) };
+        match process::unless_stopped(connecting).await? {
             Ok(Ok(client)) => Ok(client),
             Ok(Err(error)) => Err(anyhow!("cannot connect to {urls}: {}", explain(&error))),
             Err(_) => bail!("cannot connect to {urls}: {}", silent()),
@@ -220,8 +217,11 @@ impl NatsArgs {
             login = login.or(own);
             servers.push(server);
         }
+        if self.server == [""] {
+            servers.push(DEFAULT_SERVER.parse()?); // an environment variable that says nothing
+        }
         if servers.is_empty() {
-            servers.push(DEFAULT_SERVER.parse()?);
+            bail!("no server is named: give one with --server nats://HOST:PORT");
         }
         Ok((servers, login))
     }

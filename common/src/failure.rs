@@ -17,7 +17,6 @@ use async_nats::jetstream::{self, ErrorCode};
 use tokio::time::{sleep, timeout};
 
 use crate::connection::lost;
-use crate::process::{Stopped, shutdown};
 
 /// How long the last call may take.
 const LAST_CALL: Duration = Duration::from_secs(2);
@@ -103,6 +102,10 @@ pub fn explain(error: &(dyn Error + 'static)) -> String {
     let Some(answer) = answer(error) else {
         return match failure(error) {
             Failure::Passing => format!("{error}; check the server's health and try again"),
+            _ if is_no_bucket(error) => {
+                "the stream in its place is no key-value bucket; remove it, or use another account"
+                    .into()
+            }
             _ => error.to_string(),
         };
     };
@@ -125,7 +128,7 @@ pub fn explain(error: &(dyn Error + 'static)) -> String {
 ///
 /// # Errors
 ///
-/// [`Refused`], with the last failure; [`Stopped`] where the program is told to stop meanwhile.
+/// [`Refused`], with the last failure.
 pub async fn retry<T>(
     client: &Client,
     worth: &[Failure],
@@ -151,11 +154,8 @@ pub async fn retry<T>(
             sleep(PAUSE).await;
         }
     };
-    let tried = tokio::select! {
-        tried = timeout(patience.saturating_add(LAST_CALL), trying) => tried,
-        () = shutdown() => bail!(Stopped),
-    };
-    let error = match tried {
+    let tried = timeout(patience.saturating_add(LAST_CALL), trying);
+    let error = match tried.await {
         Ok(Ok(value)) => return Ok(value),
         Ok(Err(error)) => error,
         Err(_) => bail!(Refused::because(format!("no answer for {patience:?}"))),
@@ -213,12 +213,17 @@ fn is_off(error: &(dyn Error + 'static)) -> bool {
 
 /// What the client library refuses to ask for, or the program itself.
 fn is_ours(error: &(dyn Error + 'static)) -> bool {
+    is_no_bucket(error)
+        || chain(error).any(|error| {
+            let publish = error.downcast_ref().map(PublishError::kind);
+            error.is::<Refused>() || publish == Some(PublishErrorKind::MaxPayloadExceeded)
+        })
+}
+
+fn is_no_bucket(error: &(dyn Error + 'static)) -> bool {
     chain(error).any(|error| {
         let bucket = error.downcast_ref().map(KeyValueError::kind);
-        let publish = error.downcast_ref().map(PublishError::kind);
-        error.is::<Refused>()
-            || bucket == Some(KeyValueErrorKind::InvalidStoreName)
-            || publish == Some(PublishErrorKind::MaxPayloadExceeded)
+        bucket == Some(KeyValueErrorKind::InvalidStoreName)
     })
 }
 

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use async_nats::{Client, Message, Statistics, Subscriber};
-use futures::StreamExt;
+use futures::stream::{self, Stream, StreamExt};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::process::{is_shutting_down, shutdown};
@@ -22,6 +22,7 @@ const ARRIVAL_TIMEOUT: Duration = Duration::from_secs(3);
 /// over them ends when the last one was taken.
 ///
 /// ```no_run
+/// # use futures::StreamExt;
 /// # async fn worker(client: async_nats::Client) -> anyhow::Result<()> {
 /// let jobs = client.queue_subscribe("jobs", "workers".into()).await?;
 /// let mut jobs = common::until_shutdown(&client, jobs);
@@ -54,19 +55,24 @@ const ARRIVAL_TIMEOUT: Duration = Duration::from_secs(3);
 /// - Over a network with round trips of more than 300 ms, messages can be lost.
 /// - Whatever arrives on the connection counts, for other subscriptions as well; after 3 s it is
 ///   over in any case.
-/// - Leaving begins in [`next`](UntilShutdown::next): a loop that waits for something else for
-///   long leaves late.
-#[must_use]
-pub fn until_shutdown(client: &Client, messages: Subscriber) -> UntilShutdown {
-    UntilShutdown {
+/// - Leaving begins when the next message is asked for: a loop that does something else for long
+///   leaves late.
+pub fn until_shutdown(
+    client: &Client,
+    messages: Subscriber,
+) -> impl Stream<Item = Message> + Send + Unpin {
+    let leaving = UntilShutdown {
         messages,
         statistics: client.statistics(),
         stage: Stage::Working,
-    }
+    };
+    Box::pin(stream::unfold(leaving, async |mut leaving| {
+        let message = leaving.next().await?;
+        Some((message, leaving))
+    }))
 }
 
-/// Made by [`until_shutdown`].
-pub struct UntilShutdown {
+struct UntilShutdown {
     messages: Subscriber,
     statistics: Arc<Statistics>,
     stage: Stage,
@@ -81,10 +87,7 @@ enum Stage {
 }
 
 impl UntilShutdown {
-    /// The next message; none when the program was told to stop and everything was taken.
-    ///
-    /// It can be cancelled, in a `select!` for instance: a message that is not returned stays.
-    pub async fn next(&mut self) -> Option<Message> {
+    async fn next(&mut self) -> Option<Message> {
         if matches!(self.stage, Stage::Working) {
             // Asked first: where messages come without a pause, `select!` would always have one.
             if !is_shutting_down() {

@@ -6,7 +6,7 @@ use std::io::{self, IsTerminal, Write};
 use std::process::{self, ExitCode};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::SetOnce;
@@ -81,6 +81,18 @@ impl fmt::Display for Stopped {
 }
 
 impl Error for Stopped {}
+
+/// Waits for something, unless the program is told to stop.
+///
+/// # Errors
+///
+/// [`Stopped`], or as it fails.
+pub async fn unless_stopped<T>(something: impl Future<Output = Result<T>>) -> Result<T> {
+    tokio::select! {
+        result = something => result,
+        () = shutdown() => bail!(Stopped),
+    }
+}
 
 /// Resolves when the program was told to stop, by SIGINT (Ctrl-C) or SIGTERM, and from then on
 /// at once for everybody who asks.

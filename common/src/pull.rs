@@ -15,7 +15,7 @@ use tokio::time::sleep;
 
 use crate::connection::lost;
 use crate::failure::{Failure, retry};
-use crate::process::{Stopped, is_shutting_down};
+use crate::process::{Stopped, is_shutting_down, unless_stopped};
 
 /// Messages asked for at once. So many come a second time when the program is killed.
 const BATCH: usize = 1_000;
@@ -75,10 +75,11 @@ impl<F: AsyncFn() -> Result<PullConsumer>> Pull<F> {
     ///
     /// # Errors
     ///
-    /// As [`retry`].
+    /// As [`retry`], and [`Stopped`] where the program is told to stop meanwhile.
     pub async fn open(client: &Client, open: F) -> Result<Self> {
         let worth = [Failure::Passing, Failure::Missing];
-        let consumer = retry(client, &worth, Duration::MAX, &open).await?;
+        let opening = retry(client, &worth, Duration::MAX, &open);
+        let consumer = unless_stopped(opening).await?;
         Ok(Self {
             client: client.clone(),
             open,
@@ -152,7 +153,8 @@ impl<F: AsyncFn() -> Result<PullConsumer>> Pull<F> {
         sleep(PAUSE).await;
         // A server that is stopping has its JetStream off.
         let worth = [Failure::Passing, Failure::Missing, Failure::Off];
-        let consumer = match retry(&self.client, &worth, Duration::MAX, &self.open).await {
+        let opening = retry(&self.client, &worth, Duration::MAX, &self.open);
+        let consumer = match unless_stopped(opening).await {
             Err(error) if error.is::<Stopped>() => return Ok(()),
             consumer => consumer?,
         };

@@ -28,11 +28,13 @@ impl OrderStream {
     /// # Errors
     ///
     /// Where it is there with other settings, or the server refuses, or does not answer within
-    /// `patience`.
+    /// `patience`; [`common::Stopped`] where the program is told to stop meanwhile.
     pub async fn open(jetstream: Context, config: Config, patience: Duration) -> Result<Self> {
         let create = async || create(&jetstream, &config).await;
         let worth = [Failure::Passing];
-        let stream = common::retry(&jetstream.client(), &worth, patience, create).await?;
+        let client = jetstream.client();
+        let opening = common::retry(&client, &worth, patience, create);
+        let stream = common::unless_stopped(opening).await?;
         let now = Instant::now();
         Ok(Self {
             jetstream,
@@ -65,7 +67,9 @@ impl OrderStream {
         // A server that is stopping has its JetStream off.
         let worth = [Failure::Passing, Failure::Off];
         let create = async || create(&self.jetstream, &self.config).await;
-        let stream = common::retry(&self.jetstream.client(), &worth, left, create).await?;
+        let client = self.jetstream.client();
+        let opening = common::retry(&client, &worth, left, create);
+        let stream = common::unless_stopped(opening).await?;
         if stream.cached_info().created != found.0.cached_info().created {
             tracing::warn!(
                 "{} was gone with all that it kept: it is created again, and empty",

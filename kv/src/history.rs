@@ -79,7 +79,7 @@ mod tests {
         let line = tell(&change, Some("alice-7-42"));
         assert_eq!(line, "#3 2026-09-21T14:13:20.123Z true by alice-7-42");
         change.value = "a\nb".into();
-        assert!(tell(&change, None).ends_with(r#"Z "a\nb" by somebody"#));
+        assert!(tell(&change, None).ends_with(r#"Z "a?b" by somebody"#));
         change.operation = Operation::Purge;
         assert!(tell(&change, None).ends_with("Z purged by somebody"));
         Ok(())

@@ -1,15 +1,15 @@
 //! What `config-admin` and `config-app` agree on, and what would distract from their lesson.
 
-mod failure;
+use std::time::Duration;
+
 mod history;
-mod patience;
 mod place;
+mod retry;
 mod switch;
 
-pub use failure::{Failure, explain, failure};
 pub use history::{author, new_id, tell};
-pub use patience::{PATIENCE, PAUSE, connected, retry};
-pub use place::Place;
+pub use place::{Place, until_another};
+pub use retry::{PATIENCE, is_overtaken, retry};
 pub use switch::{counts, read, text, word};
 
 /// The bucket. To JetStream it is the stream `KV_configs_playgrnd`.
@@ -18,3 +18,5 @@ pub const BUCKET: &str = "configs_playgrnd";
 pub const KEY: &str = "site_maintenance";
 /// What the switch is to JetStream.
 pub const SUBJECT: &str = "$KV.configs_playgrnd.site_maintenance";
+/// How long JetStream may take to answer.
+pub const ANSWER: Duration = Duration::from_secs(1);

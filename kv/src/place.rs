@@ -1,6 +1,15 @@
 //! Where a watch has to begin, and when it has to begin again.
 
+use std::cell::Cell;
+use std::time::Duration;
+
 use async_nats::datetime::DateTime;
+use async_nats::jetstream::kv::Store;
+use common::Failure;
+use tokio::time::sleep;
+
+/// How often to ask whether a bucket is still the same.
+const CHECK: Duration = Duration::from_secs(2);
 
 /// How far the app is: which bucket it watches, and which of its revisions comes next.
 ///
@@ -9,43 +18,59 @@ use async_nats::datetime::DateTime;
 /// is known by the time at which it was created, too.
 #[derive(Debug, Default)]
 pub struct Place {
-    created: Option<DateTime>,
+    created: Cell<Option<DateTime>>,
     /// The bucket's last revision, when we last looked.
-    last: u64,
+    last: Cell<u64>,
     /// None at the start, when it counts what the value is, and not how it came about.
-    next: Option<u64>,
+    next: Cell<Option<u64>>,
 }
 
 impl Place {
     /// There is no bucket yet: all that is in one made from now on is news.
-    pub fn before_the_bucket(&mut self) {
-        self.next = Some(1);
+    pub fn before_the_bucket(&self) {
+        self.next.set(Some(1));
     }
 
     /// Enters a bucket, and returns the revision to begin with; none for the last one there is.
-    pub fn enter(&mut self, created: DateTime, last: u64) -> Option<u64> {
-        let before = self.created.replace(created);
-        self.last = last;
+    pub fn enter(&self, created: DateTime, last: u64) -> Option<u64> {
+        let before = self.created.replace(Some(created));
+        self.last.set(last);
         if before.is_some_and(|before| before != created) {
             tracing::warn!("the bucket was made anew: reading it from its beginning");
-            self.next = Some(1);
-        } else if self.next > Some(last + 1) {
+            self.next.set(Some(1));
+        } else if self.next.get() > Some(last + 1) {
             tracing::warn!("the bucket is older than it was: what it holds now counts");
-            self.next = None;
+            self.next.set(None);
         }
-        self.next
+        self.next.get()
     }
 
     /// Notes what the watch has brought.
-    pub fn pass(&mut self, revision: u64) {
-        self.next = Some(revision + 1);
+    pub fn pass(&self, revision: u64) {
+        self.next.set(Some(revision + 1));
     }
 
     /// Whether the bucket is still the one that was entered, and has not gone back in time.
-    pub fn is_here(&mut self, created: DateTime, last: u64) -> bool {
-        let is_here = self.created == Some(created) && last >= self.last;
-        self.last = last;
-        is_here
+    pub fn is_here(&self, created: DateTime, last: u64) -> bool {
+        let before = self.last.replace(last);
+        self.created.get() == Some(created) && last >= before
+    }
+}
+
+/// Returns when a bucket is gone, or another one under its name, or has gone back in time: the server
+/// tells no watcher.
+pub async fn until_another(bucket: &Store) {
+    let info = bucket.stream.cached_info();
+    let place = Place::default();
+    place.enter(info.created, info.state.last_sequence);
+    loop {
+        sleep(CHECK).await;
+        match bucket.stream.get_info().await {
+            Ok(info) if place.is_here(info.created, info.state.last_sequence) => {}
+            Ok(_) => break,
+            Err(error) if common::failure(&error) == Failure::Missing => break,
+            Err(_) => {} // no answer says nothing about the bucket
+        }
     }
 }
 
@@ -59,7 +84,7 @@ mod tests {
     #[test]
     fn a_watch_goes_on_where_the_last_one_ended() -> Result<(), Error> {
         let created = from_nanos(1)?;
-        let mut place = Place::default();
+        let place = Place::default();
         assert_eq!(place.enter(created, 10), None, "the value, not its story");
         place.pass(10);
         assert_eq!(place.enter(created, 12), Some(11));
@@ -69,7 +94,7 @@ mod tests {
 
     #[test]
     fn a_bucket_made_anew_is_read_from_its_beginning() -> Result<(), Error> {
-        let mut place = Place::default();
+        let place = Place::default();
         place.before_the_bucket();
         assert_eq!(place.enter(from_nanos(1)?, 3), Some(1));
         place.pass(3);
@@ -84,7 +109,7 @@ mod tests {
     #[test]
     fn of_an_older_bucket_counts_what_it_holds() -> Result<(), Error> {
         let created = from_nanos(1)?;
-        let mut place = Place::default();
+        let place = Place::default();
         place.enter(created, 4);
         place.pass(4);
         assert!(place.is_here(created, 4) && place.is_here(created, 9));

@@ -34,13 +34,8 @@ pub fn word(on: bool) -> &'static str {
 /// The value as something that can be printed: short, on one line, without control characters.
 #[must_use]
 pub fn text(entry: &Entry) -> String {
-    let start = &entry.value[..entry.value.len().min(40)];
-    let more = if start.len() < entry.value.len() {
-        "…"
-    } else {
-        ""
-    };
-    format!("{:?}{more}", String::from_utf8_lossy(start))
+    let text = String::from_utf8_lossy(&entry.value);
+    format!("\"{}\"", common::printable(&text))
 }
 
 #[cfg(test)]
@@ -75,10 +70,10 @@ mod tests {
         entry.value = "false".into();
         assert_eq!(read(&entry), Ok(false));
         // Whatever is in it, it can be shown.
-        entry.value = vec![0xff; 50].into();
-        assert_eq!(text(&entry).chars().count(), 43);
+        entry.value = vec![0xff; 500].into();
+        assert_eq!(text(&entry).chars().count(), 122);
         entry.value = "a\u{1b}\nb".into();
-        assert_eq!(text(&entry), r#""a\u{1b}\nb""#);
+        assert_eq!(text(&entry), r#""a??b""#);
         Ok(())
     }
 }

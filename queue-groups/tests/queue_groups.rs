@@ -339,7 +339,7 @@ fn a_publisher_rides_out_a_restart_and_says_what_it_costs() -> Result<()> {
     let ended = publisher.wait()?;
     assert!(ended.success());
     assert_eq!(summary_of(&ended)?, count);
-    let warned = ended.stderr.iter().any(|line| line.contains("may be lost"));
+    let warned = ended.stderr.iter().any(|line| line.contains("may be gone"));
     assert!(warned, "{:?}", ended.stderr);
     assert!(worker.stop()?.success());
     Ok(())

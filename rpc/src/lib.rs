@@ -5,7 +5,7 @@ mod service;
 
 use async_nats::HeaderMap;
 use async_nats::service::{NATS_SERVICE_ERROR, NATS_SERVICE_ERROR_CODE, error::Error};
-use common::payload::{SumReply, SumRequest};
+use common::payload::{self, SumReply, SumRequest};
 
 pub use service::Service;
 
@@ -20,18 +20,11 @@ pub const QUEUE_GROUP: &str = "math_servers";
 ///
 /// A code, as in HTTP: 400 for a request that does not parse, 422 for a sum that does not fit.
 pub fn answer(request: &[u8]) -> Result<Vec<u8>, Error> {
-    // Anything can come from anybody. What is wrong with it goes into a header: one short line.
-    let bad = |why: &str| {
-        let visible = |letter: &char| !letter.is_control();
-        let why: String = why.chars().filter(visible).take(120).collect();
+    let SumRequest { x, y } = payload::parse(request).map_err(|error| {
+        // It goes into a header: one short line.
+        let why = common::printable(&error.to_string());
         refusal(400, format!(r#"expected {{"x": 17, "y": 25}}: {why}"#))
-    };
-    // The parser would take `[17, 25]` as well.
-    if !request.trim_ascii_start().starts_with(b"{") {
-        return Err(bad("not a JSON object"));
-    }
-    let SumRequest { x, y } =
-        serde_json::from_slice(request).map_err(|error| bad(&error.to_string()))?;
+    })?;
     let result = x
         .checked_add(y)
         .ok_or_else(|| refusal(422, "the sum does not fit into 64 bits".into()))?;

@@ -9,6 +9,7 @@ use async_nats::service::{Info, PingResponse, Stats, endpoint, error::Error};
 use async_nats::{Client, Subscriber};
 use futures::StreamExt;
 use futures::stream::{SelectAll, select_all};
+use serde_json::{Value, json};
 
 use crate::{QUEUE_GROUP, SUBJECT};
 
@@ -90,7 +91,7 @@ impl Service {
             let answer = match verb {
                 "PING" => serde_json::to_vec(&self.ping()),
                 "INFO" => serde_json::to_vec(&self.info),
-                "STATS" => serde_json::to_vec(&self.stats()),
+                "STATS" => serde_json::to_vec(&self.stats()?),
                 _ => continue,
             };
             if let Err(error) = client.publish(reply, answer?.into()).await {
@@ -120,7 +121,7 @@ impl Service {
         }
     }
 
-    fn stats(&self) -> Stats {
+    fn stats(&self) -> Result<Value> {
         let mut endpoint = self
             .stats
             .lock()
@@ -128,13 +129,16 @@ impl Service {
             .clone();
         let requests = u32::try_from(endpoint.requests).unwrap_or(u32::MAX);
         endpoint.average_processing_time = endpoint.processing_time / requests.max(1);
-        Stats {
+        let mut stats = serde_json::to_value(Stats {
             kind: "io.nats.micro.v1.stats_response".into(),
             name: self.info.name.clone(),
             id: self.info.id.clone(),
             version: self.info.version.clone(),
             started: self.started,
             endpoints: vec![endpoint],
-        }
+        })?;
+        // The library's type lacks what the API has in all three answers (ADR-32).
+        stats["metadata"] = json!(self.info.metadata);
+        Ok(stats)
     }
 }

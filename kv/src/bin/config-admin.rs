@@ -11,23 +11,23 @@ use std::io::{Write, stdout};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
-use async_nats::jetstream::context::{Context, ContextBuilder};
+use anyhow::{Context as _, Result, bail};
 use async_nats::jetstream::kv::{Config, Store};
 use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::stream::StorageType;
+use async_nats::jetstream::{Context, ContextBuilder};
 use clap::{ArgAction, Parser, Subcommand};
+use common::{Failure, Refused};
 use futures::StreamExt;
-use kv::{BUCKET, Failure, KEY, PATIENCE, SUBJECT};
+use kv::{ANSWER, BUCKET, KEY, PATIENCE, SUBJECT};
 use tokio::time::timeout;
-
-/// How long JetStream may take to answer. An answer that went down with its server never comes.
-const ANSWER: Duration = Duration::from_secs(1);
 
 /// Turns `site_maintenance` on and off again.
 #[derive(Parser)]
 #[command(version)]
 struct Args {
+    #[command(flatten)]
+    nats: common::NatsArgs,
     #[command(subcommand)]
     action: Option<Action>,
     /// How many times to turn it over and back
@@ -39,8 +39,6 @@ struct Args {
     /// Print no line for each change
     #[arg(long)]
     quiet: bool,
-    #[command(flatten)]
-    nats: common::NatsArgs,
 }
 
 #[derive(Subcommand)]
@@ -67,7 +65,7 @@ async fn config_admin(args: Args) -> Result<()> {
         Some(Action::History) => history(&jetstream).await,
         None => cycle(&jetstream, &args).await,
     };
-    done.map_err(|error| kv::explain("cannot use the bucket", &args.nats, error))
+    done.with_context(|| format!("cannot use the bucket on {}", args.nats))
 }
 
 /// Over and back is one cycle, so that a run leaves the site as it found it: also a run that is
@@ -99,12 +97,12 @@ async fn cycle(jetstream: &Context, args: &Args) -> Result<()> {
 async fn toggle(jetstream: &Context) -> Result<(u64, bool)> {
     loop {
         let read = async || Ok(open(jetstream).await?.entry(KEY).await?);
-        let entry = kv::retry(&jetstream.client(), read).await?;
+        let entry = kv::retry(jetstream, read).await?;
         // Revision 0 stands for no entry at all.
         let revision = entry.as_ref().map_or(0, |entry| entry.revision);
         let on = entry.is_some_and(|entry| kv::read(&entry) == Ok(true));
         match write(jetstream, !on, Some(revision)).await {
-            Err(error) if kv::failure(&*error) == Failure::Overtaken => {
+            Err(error) if kv::is_overtaken(error.as_ref()) => {
                 tracing::warn!("somebody else wrote after #{revision}: looking again");
             }
             written => return Ok((written?, !on)),
@@ -135,7 +133,7 @@ async fn write(jetstream: &Context, on: bool, after: Option<u64>) -> Result<u64>
         }
         let refusal = match jetstream.send_publish(SUBJECT, write).await?.await {
             Ok(ack) => return Ok(ack.sequence),
-            Err(error) if kv::failure(&error) == Failure::Overtaken => error,
+            Err(error) if kv::is_overtaken(&error) => error,
             Err(error) => return Err(error.into()),
         };
         // It compares before it looks at ids: the write that overtook us may be our own.
@@ -143,16 +141,24 @@ async fn write(jetstream: &Context, on: bool, after: Option<u64>) -> Result<u64>
         let stream = &bucket.stream;
         match stream.get_first_raw_message_by_subject(SUBJECT, next).await {
             Ok(first) if kv::author(&first.headers) == Some(&id) => Ok(first.sequence),
-            Err(silence) if kv::failure(&silence) == Failure::Passing => Err(silence.into()),
+            Err(silence) if common::failure(&silence) == Failure::Passing => Err(silence.into()),
             _ => Err(refusal.into()),
         }
     };
-    kv::retry(&jetstream.client(), attempt).await
+    kv::retry(jetstream, attempt).await
 }
 
 /// Prints what the bucket still knows: its last 64 changes, or as many as it was made for.
 async fn history(jetstream: &Context) -> Result<()> {
-    let bucket = jetstream.get_key_value(BUCKET).await?;
+    let bucket = kv::retry(jetstream, async || {
+        match jetstream.get_key_value(BUCKET).await {
+            Err(error) if common::failure(&error) == Failure::Missing => bail!(Refused::because(
+                format!("there is no bucket {BUCKET}; `config-admin set true` makes it")
+            )),
+            bucket => Ok(bucket?),
+        }
+    });
+    let bucket = bucket.await?;
     let mut changes = bucket.history(KEY).await?;
     while let Some(change) = timeout(PATIENCE, changes.next()).await?.transpose()? {
         // An entry comes without the headers of its message.
@@ -166,7 +172,7 @@ async fn history(jetstream: &Context) -> Result<()> {
 /// Opens the bucket, whatever its settings, or makes it.
 async fn open(jetstream: &Context) -> Result<Store> {
     match jetstream.get_key_value(BUCKET).await {
-        Err(error) if kv::failure(&error) == Failure::Missing => {}
+        Err(error) if common::failure(&error) == Failure::Missing => {}
         opened => return Ok(opened?),
     }
     let config = Config {

@@ -11,6 +11,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::Parser;
 use common::Tally;
+use futures::StreamExt;
 use mqtt_bridge::SUBJECT;
 
 /// Prints the readings that sensors send while it runs.

@@ -64,7 +64,9 @@ async fn publish_logs(args: Args) -> Result<()> {
     // … everything since the connection was made. What was on its way when an earlier one broke is
     // gone, and the client cannot tell how much that was: core NATS delivers at most once.
     if client.statistics().connects.load(Ordering::Relaxed) > 1 {
-        tracing::warn!("the connection was lost meanwhile: what was on its way then may be lost");
+        tracing::warn!(
+            "there was another connection before: what was on its way on it may be gone"
+        );
     }
     let summary = common::summary(published, "messages", started.elapsed());
     writeln!(stdout(), "{summary}")?;

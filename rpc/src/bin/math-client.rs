@@ -15,7 +15,7 @@ use anyhow::{Context, Error, Result, bail};
 use async_nats::service::{NATS_SERVICE_ERROR, NATS_SERVICE_ERROR_CODE};
 use async_nats::{Client, Message, Request, RequestErrorKind};
 use clap::Parser;
-use common::payload::{SumReply, SumRequest};
+use common::payload::{self, SumReply, SumRequest};
 use futures::{StreamExt, stream};
 use hdrhistogram::Histogram;
 use rpc::SUBJECT;
@@ -54,7 +54,7 @@ async fn ask(args: Args) -> Result<()> {
     let client = args.nats.connect("math-client").await?;
     let mut times = Histogram::<u64>::new(3)?;
     let mut failures = Vec::new();
-    let (mut failed, begun) = (0_u64, Instant::now());
+    let (mut failed, mut given_up, begun) = (0_u64, 0_u64, Instant::now());
 
     // Each request is a future, so having many on their way takes no threads: they share the one
     // connection, and replies come in whatever order the servers are done.
@@ -77,10 +77,13 @@ async fn ask(args: Args) -> Result<()> {
                     writeln!(stdout(), "{x} + {y} = {result}")?;
                 }
             }
+            // Nobody waits for it any more.
+            Err(_) if common::is_shutting_down() => given_up += 1,
             Err(error) => {
                 failed += 1;
                 // One of each kind says enough.
                 let error = format!("{error:#}");
+                tracing::debug!("{error}");
                 if !failures.contains(&error) {
                     failures.push(error);
                 }
@@ -92,6 +95,9 @@ async fn ask(args: Args) -> Result<()> {
         let summary = common::summary(times.len(), "requests", begun.elapsed());
         let [p50, p99] = [0.50, 0.99].map(|share| times.value_at_quantile(share));
         writeln!(stdout(), "{summary}, p50 {p50} µs, p99 {p99} µs")?;
+    }
+    if given_up > 0 {
+        tracing::warn!("stopped: {given_up} requests got no reply");
     }
     let failures = failures.join("; ");
     match (failed, args.count) {
@@ -137,7 +143,7 @@ fn result(reply: &Message) -> Result<i64> {
             .map_or("", |why| why.as_str());
         bail!("the server refuses, {code}: {why}; ask for something else");
     }
-    let reply: SumReply = serde_json::from_slice(&reply.payload)
+    let reply: SumReply = payload::parse(&reply.payload)
         .with_context(|| format!("the reply is not a sum; see what else answers {SUBJECT}"))?;
     Ok(reply.result)
 }

@@ -5,18 +5,18 @@
 //! cargo run -p rpc --bin math-client -- 17 25  # terminal 2
 //! ```
 
+use std::cell::Cell;
 use std::io::{Write, stdout};
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use anyhow::Result;
 use async_nats::{Client, Message};
 use clap::Parser;
+use futures::StreamExt;
 use rpc::{QUEUE_GROUP, SUBJECT};
-use tokio::sync::Semaphore;
 
 /// How many requests are handled at once. The others wait in the subscription.
-const HANDLERS: u32 = 256;
+const HANDLERS: usize = 256;
 
 /// Adds two numbers for whoever asks, together with all other servers.
 #[derive(Parser)]
@@ -41,27 +41,18 @@ async fn serve(args: Args) -> Result<()> {
 
     // After SIGTERM this goes on until everything is answered that the server had given to us: it
     // gives no request twice, so its requester would wait in vain.
-    let mut requests = common::until_shutdown(&client, requests);
-    let handlers = Arc::new(Semaphore::new(HANDLERS as usize));
-    let mut taken = 0_u64;
-    loop {
-        // First a free handler, then a request: otherwise a flood of them becomes one of tasks.
-        let handler = Arc::clone(&handlers).acquire_owned().await?;
-        let Some(request) = requests.next().await else {
-            break;
-        };
-        taken += 1;
-        let client = client.clone();
-        tokio::spawn(async move {
-            reply(&client, request).await;
-            drop(handler);
-        });
-    }
-
-    // When every handler is free again, every reply is on its way.
-    let _ = handlers.acquire_many(HANDLERS).await?;
+    let requests = common::until_shutdown(&client, requests);
+    let taken = Cell::new(0_u64);
+    // Many at a time, each as soon as it comes; beyond that the next one waits for one to be done.
+    // A handler that computes for long would keep all others waiting: give it `tokio::spawn`.
+    let handled = requests.for_each_concurrent(HANDLERS, async |request| {
+        taken.update(|taken| taken + 1);
+        reply(&client, request).await;
+    });
+    handled.await;
+    // The last replies are in the client's buffer.
     common::close(&client).await?;
-    writeln!(stdout(), "took {taken} requests")?;
+    writeln!(stdout(), "took {} requests", taken.get())?;
     Ok(())
 }
 

@@ -7,6 +7,7 @@
 //! nats service stats math                      # terminal 3: the official command-line client
 //! ```
 
+use std::cell::Cell;
 use std::io::{Write, stdout};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -15,11 +16,11 @@ use std::time::Instant;
 use anyhow::Result;
 use async_nats::{Client, Message};
 use clap::Parser;
+use futures::StreamExt;
 use rpc::{QUEUE_GROUP, SUBJECT, Service};
-use tokio::sync::Semaphore;
 
 /// How many requests are handled at once. The others wait in the subscription.
-const HANDLERS: u32 = 256;
+const HANDLERS: usize = 256;
 
 /// Adds two numbers for whoever asks, and tells what it is and what it did.
 #[derive(Parser)]
@@ -52,25 +53,16 @@ async fn serve(args: Args) -> Result<()> {
     )?;
 
     // From here on it is `math-server`, but for counting.
-    let mut requests = common::until_shutdown(&client, requests);
-    let handlers = Arc::new(Semaphore::new(HANDLERS as usize));
-    let mut taken = 0_u64;
-    loop {
-        let handler = Arc::clone(&handlers).acquire_owned().await?;
-        let Some(request) = requests.next().await else {
-            break;
-        };
-        taken += 1;
-        let (service, client) = (Arc::clone(&service), client.clone());
-        tokio::spawn(async move {
-            reply(&service, &client, request).await;
-            drop(handler);
-        });
-    }
-    let _ = handlers.acquire_many(HANDLERS).await?;
+    let requests = common::until_shutdown(&client, requests);
+    let taken = Cell::new(0_u64);
+    let handled = requests.for_each_concurrent(HANDLERS, async |request| {
+        taken.update(|taken| taken + 1);
+        reply(&service, &client, request).await;
+    });
+    handled.await;
     describing.abort();
     common::close(&client).await?;
-    writeln!(stdout(), "took {taken} requests")?;
+    writeln!(stdout(), "took {} requests", taken.get())?;
     Ok(())
 }
 
