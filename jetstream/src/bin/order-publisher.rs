@@ -11,8 +11,7 @@ use std::pin::pin;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, anyhow, bail};
-use async_nats::jetstream::context::PublishAckFuture;
+use anyhow::{Context as _, Result, bail};
 use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::publish::PublishAck;
 use async_nats::jetstream::{Context, ContextBuilder, stream};
@@ -20,7 +19,7 @@ use clap::{Parser, ValueEnum};
 use common::payload::Order;
 use common::{Failure, Stopped};
 use futures::StreamExt;
-use futures::future::ready;
+use futures::future::{LocalBoxFuture, ready};
 use jetstream::{ANSWER, OrderStream, STREAM, SUBJECT, SUBJECTS, lines, sample};
 
 /// For so long the server knows the message ids of what it stored, and does not store a
@@ -149,12 +148,23 @@ async fn publish_orders(args: Args) -> Result<()> {
     Ok(out.flush()?)
 }
 
-/// Sends an order. Ok means that it is in a buffer; that it is stored, the acknowledgement says.
-async fn send(jetstream: &Context, order: &Order) -> Result<PublishAckFuture> {
+type Acknowledged<'a> = LocalBoxFuture<'a, Result<PublishAck>>;
+
+/// Sends an order. Ok means that it is in a buffer; that it is stored, the acknowledgement says,
+/// which never comes where the connection is lost before.
+async fn send<'a>(jetstream: &Context, order: &Order) -> Result<Acknowledged<'a>> {
+    let lost = common::lost();
     let message = PublishMessage::build()
         .message_id(&order.order_id)
         .payload(serde_json::to_vec(order)?.into());
-    Ok(jetstream.send_publish(SUBJECT, message).await?)
+    let acknowledgement = jetstream.send_publish(SUBJECT, message).await?;
+    Ok(Box::pin(async move {
+        tokio::select! {
+            biased;
+            acknowledged = acknowledgement.into_future() => Ok(acknowledged?),
+            () = lost => bail!("the connection was lost"),
+        }
+    }))
 }
 
 /// Waits until the server has acknowledged an order, and says how often it had to be sent again;
@@ -163,16 +173,13 @@ async fn until_stored(
     jetstream: &Context,
     stream: &OrderStream,
     order: &Order,
-    mut sent: Result<PublishAckFuture>,
+    mut sent: Result<Acknowledged<'_>>,
 ) -> Result<Option<(PublishAck, u64)>> {
     for repetitions in 0.. {
         let asked_at = Instant::now();
-        let lost = common::lost();
-        let acknowledged = async { anyhow::Ok(sent?.await?) };
-        let answer = tokio::select! {
-            biased;
-            answer = acknowledged => answer,
-            () = lost => Err(anyhow!("the connection is lost")),
+        let answer = match sent {
+            Ok(acknowledged) => acknowledged.await,
+            Err(error) => Err(error),
         };
         match answer {
             Ok(ack) => {
