@@ -44,7 +44,9 @@ pub use connection::{NatsArgs, close, lost};
 #[cfg(feature = "jetstream")]
 pub use failure::{Failure, Refused, code, connected, explain, failure, retry};
 pub use leave::until_shutdown;
-pub use process::{Stopped, is_shutting_down, parse, run, shutdown, unless_stopped};
+pub use process::{
+    Stopped, is_shutting_down, parse, run, run_on_one_thread, shutdown, unless_stopped,
+};
 #[cfg(feature = "jetstream")]
 pub use pull::Pull;
 pub use seen::Seen;

@@ -4,10 +4,12 @@ use std::error::Error;
 use std::fmt;
 use std::io::{self, IsTerminal, Write};
 use std::process::{self, ExitCode};
+use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::Parser;
+use tokio::runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::SetOnce;
 use tracing_subscriber::EnvFilter;
@@ -45,15 +47,28 @@ pub fn parse<A: Parser>() -> A {
 /// - An error becomes one line on stderr and exit code 1. [`Stopped`] is none, nor is a closed pipe
 ///   (`… | head -1`): it ends the program quietly.
 /// - Diagnostics go to stderr, filtered by `RUST_LOG` (`info` unless it says otherwise).
+///
+/// It runs on several threads, so that a program which stands still, at a full pipe for instance,
+/// does not keep its connection from reading: the server cuts off who does not read.
 pub fn run(program: impl Future<Output = Result<()>>) -> ExitCode {
+    run_in(runtime::Builder::new_multi_thread(), program)
+}
+
+/// As [`run`], on one thread: for a program that answers one message at a time as soon as it can,
+/// and never stands still. Handing each message to another thread costs more than the rest of the
+/// work.
+pub fn run_on_one_thread(program: impl Future<Output = Result<()>>) -> ExitCode {
+    run_in(runtime::Builder::new_current_thread(), program)
+}
+
+fn run_in(mut builder: runtime::Builder, program: impl Future<Output = Result<()>>) -> ExitCode {
     init_logging();
-    // Several threads, so that a program which stands still, at a full pipe for instance, does not
-    // keep its connection from reading: the server cuts off who does not read.
-    let result = tokio::runtime::Builder::new_multi_thread()
+    let result = builder
         .enable_all()
         .build()
         .context("cannot start the async runtime")
         .and_then(|runtime| {
+            listen_for_signals()?;
             let result = runtime.block_on(until_the_end(program));
             // Not dropped: that would wait for a name look-up that hangs.
             runtime.shutdown_background();
@@ -106,20 +121,31 @@ pub fn is_shutting_down() -> bool {
     SHUTDOWN.get().is_some()
 }
 
-async fn until_the_end(program: impl Future<Output = Result<()>>) -> Result<()> {
+/// On a thread of its own, for all others may stand still, at a full pipe for instance.
+fn listen_for_signals() -> Result<()> {
+    let runtime = runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let guard = runtime.enter();
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
-    tokio::spawn(async move {
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-        }
-        let _ = SHUTDOWN.set(());
-        tokio::time::sleep(GRACE).await;
+    drop(guard);
+    thread::spawn(move || {
+        runtime.block_on(async {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+            let _ = SHUTDOWN.set(());
+            tokio::time::sleep(GRACE).await;
+        });
         tracing::warn!("not done {GRACE:?} after the signal: what was begun is left where it is");
-        // From here, for the program's own thread may stand still at a full pipe.
         process::exit(0);
     });
+    Ok(())
+}
+
+async fn until_the_end(program: impl Future<Output = Result<()>>) -> Result<()> {
     tokio::select! {
         biased;
         denied = connection::denied() => Err(denied),
