@@ -1,5 +1,6 @@
 //! What a person can get wrong ends in one clear line, soon, and without a secret in it.
 
+use std::net::TcpListener;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -108,9 +109,22 @@ fn no_nats_server_but_something_else() -> Result<()> {
 
 #[test]
 fn a_server_that_never_answers() -> Result<()> {
-    let silent = std::net::TcpListener::bind("127.0.0.1:0")?;
+    let silent = TcpListener::bind("127.0.0.1:0")?;
     let url = format!("nats://{}", silent.local_addr()?);
     fails_in_one_line(&mut hello(&url, &[]), &[&url, "no answer"])
+}
+
+#[test]
+fn told_to_stop_while_it_connects_it_ends_well() -> Result<()> {
+    let silent = TcpListener::bind("127.0.0.1:0")?;
+    let url = format!("nats://{}", silent.local_addr()?);
+    let mut program = Program::spawn(&mut hello(&url, &[]))?;
+    // From here on it waits for the server's first words.
+    let _connection = silent.accept()?;
+    let ended = program.stop()?;
+    assert!(ended.success(), "{ended:?}");
+    assert_eq!(ended.stderr, [""; 0]);
+    Ok(())
 }
 
 #[test]
@@ -299,6 +313,39 @@ fn a_bad_flag() -> Result<()> {
         2,
         &["--tlskey"],
     )?;
+    Ok(())
+}
+
+#[test]
+fn an_address_in_the_wrong_place_is_shown_without_its_password() -> Result<()> {
+    let address = format!("nats://me:{SECRET}@localhost:4222");
+    fails(
+        &mut hello("nats://localhost", &[&address]),
+        2,
+        &["unexpected argument 'nats://localhost:4222'", "--help"],
+    )?;
+    Ok(())
+}
+
+#[test]
+fn an_environment_variable_that_is_empty_says_nothing() -> Result<()> {
+    let server = Server::start()?;
+    let mut command = hello(&server.url(), &[]);
+    for name in [
+        "USER", "PASSWORD", "TOKEN", "CREDS", "NKEY", "CA", "CERT", "KEY",
+    ] {
+        command.env(format!("NATS_{name}"), "");
+    }
+    let ended = Program::spawn(&mut command)?.wait()?;
+    assert!(ended.success(), "{ended:?}");
+    // Nobody listens at the default address here, or somebody else does.
+    let mut elsewhere = testkit::isolated(HELLO);
+    let ended = Program::spawn(elsewhere.env("NATS_URL", ""))?.wait()?;
+    let named = ended
+        .stderr
+        .iter()
+        .any(|line| line.contains("nats://localhost:4222"));
+    assert!(ended.success() || named, "{ended:?}");
     Ok(())
 }
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use async_nats::jetstream::{self, stream};
 use futures::StreamExt;
-use testkit::{Cluster, Program, Server};
+use testkit::{Cluster, Link, Program, Server};
 
 const PUBLISHER: &str = env!("CARGO_BIN_EXE_order-publisher");
 const CONSUMER: &str = env!("CARGO_BIN_EXE_order-consumer");
@@ -229,6 +229,28 @@ fn an_idle_consumer_works_again_within_a_second_of_the_servers_return() -> Resul
         (3, 3),
         "once each"
     );
+    Ok(())
+}
+
+#[test]
+fn a_consumer_whose_question_is_lost_with_the_server_asks_again_at_once() -> Result<()> {
+    let mut server = Server::start()?;
+    let link = Link::to(server.port())?;
+    // It asks for the stream ten times a second, so a question is always on its way.
+    link.delay(Duration::from_millis(300));
+    let mut command = server.command(CONSUMER);
+    let mut consumer = Program::spawn(command.env("NATS_URL", link.url()))?;
+    consumer.expect_stderr("there is no stream")?;
+    server.kill()?;
+    consumer.expect_stderr("lost the connection")?;
+    link.delay(Duration::ZERO);
+    server.restart()?;
+    let back = Instant::now();
+    publisher(&server, "--count 1")?.wait()?;
+    assert!(consumer.wait_for(|lines| lines.len() == 2));
+    let took = back.elapsed();
+    assert!(took < Duration::from_secs(1), "{took:?}");
+    assert!(consumer.stop()?.success());
     Ok(())
 }
 

@@ -446,6 +446,45 @@ fn a_closed_pipe_ends_a_worker_quietly() -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn a_worker_whose_lines_nobody_reads_can_be_stopped() -> Result<()> {
+    let server = Server::start()?;
+    let mut command = server.command(WORKER);
+    let mut worker = command.stdout(Stdio::piped()).spawn()?;
+    // Held, and not read: a pipe takes 64 KiB, and each line has some forty bytes.
+    let stdout = worker.stdout.take().context("no pipe")?;
+    server.wait_for_subscriptions(SUBJECT, 1)?;
+    publish(&server, 5_000)?;
+    server.monitor_until("/varz", |varz| varz["out_msgs"].as_u64() >= Some(5_000))?;
+    let told = Instant::now();
+    let pid = worker.id().to_string();
+    assert!(
+        Command::new("kill")
+            .args(["-TERM", &pid])
+            .status()?
+            .success()
+    );
+    assert!(worker.wait()?.success());
+    assert!(told.elapsed() < Duration::from_secs(5));
+    drop(stdout);
+    Ok(())
+}
+
+#[test]
+fn a_denied_publish_is_no_success() -> Result<()> {
+    let config = "authorization { users: [ { user: a, password: a, permissions: { publish: \"_INBOX.>\" } } ] }
+        no_auth_user: a";
+    let server = Server::options().config(config).start()?;
+    // More than once: the answer and the last message come at almost the same time.
+    for _ in 0..20 {
+        let ended = Program::spawn(server.command(PUBLISHER).args(["--count", "3"]))?.wait()?;
+        assert_eq!(ended.code(), Some(1), "{ended:?}");
+        assert_eq!(ended.stdout, [""; 0]);
+        assert!(ended.stderr[0].contains("logs.process"), "{ended:?}");
+    }
+    Ok(())
+}
+
 /// Which log entries were handled, by all workers together.
 #[derive(Clone, Default)]
 struct Handled(Arc<(Mutex<Entries>, Condvar)>);
