@@ -1,11 +1,10 @@
 //! The Services API: what a service says about itself.
 
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::Result;
-use async_nats::datetime::{self, DateTime};
-use async_nats::service::{Info, PingResponse, Stats, endpoint, error::Error};
+use async_nats::service::{Info, PingResponse, endpoint, error::Error};
 use async_nats::{Client, Subscriber};
 use futures::StreamExt;
 use futures::stream::{SelectAll, select_all};
@@ -22,7 +21,7 @@ use crate::{QUEUE_GROUP, SUBJECT};
 #[derive(Debug)]
 pub struct Service {
     info: Info,
-    started: DateTime,
+    started: SystemTime,
     stats: Mutex<endpoint::Stats>,
 }
 
@@ -43,9 +42,11 @@ impl Service {
                 name: endpoint.name.clone(),
                 subject: endpoint.subject.clone(),
                 queue_group: endpoint.queue_group.clone(),
+                // Room for figures of one's own. Clients in some languages insist on it.
+                data: Some(json!({})),
                 ..Default::default()
             }),
-            started: datetime::now(),
+            started: SystemTime::now(),
             info: Info {
                 kind: "io.nats.micro.v1.info_response".into(),
                 name: "math".into(),
@@ -91,7 +92,7 @@ impl Service {
             let answer = match verb {
                 "PING" => serde_json::to_vec(&self.ping()),
                 "INFO" => serde_json::to_vec(&self.info),
-                "STATS" => serde_json::to_vec(&self.stats()?),
+                "STATS" => serde_json::to_vec(&self.stats()),
                 _ => continue,
             };
             if let Err(error) = client.publish(reply, answer?.into()).await {
@@ -121,7 +122,15 @@ impl Service {
         }
     }
 
-    fn stats(&self) -> Result<Value> {
+    /// The library's type for this lacks the metadata.
+    fn stats(&self) -> Value {
+        let Info {
+            name,
+            id,
+            version,
+            metadata,
+            ..
+        } = &self.info;
         let mut endpoint = self
             .stats
             .lock()
@@ -129,16 +138,15 @@ impl Service {
             .clone();
         let requests = u32::try_from(endpoint.requests).unwrap_or(u32::MAX);
         endpoint.average_processing_time = endpoint.processing_time / requests.max(1);
-        let mut stats = serde_json::to_value(Stats {
-            kind: "io.nats.micro.v1.stats_response".into(),
-            name: self.info.name.clone(),
-            id: self.info.id.clone(),
-            version: self.info.version.clone(),
-            started: self.started,
-            endpoints: vec![endpoint],
-        })?;
-        // The library's type lacks what the API has in all three answers (ADR-32).
-        stats["metadata"] = json!(self.info.metadata);
-        Ok(stats)
+        json!({
+            "type": "io.nats.micro.v1.stats_response",
+            "name": name,
+            "id": id,
+            "version": version,
+            "metadata": metadata,
+            // Clients in some languages read no more than six digits of a second.
+            "started": humantime::format_rfc3339_micros(self.started).to_string(),
+            "endpoints": [endpoint],
+        })
     }
 }

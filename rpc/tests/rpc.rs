@@ -639,7 +639,8 @@ fn requests_in_flight_when_the_server_dies_end_in_time() -> Result<()> {
     let _math = start_alone(&server, SERVER)?;
     let mut command = server.command(CLIENT);
     command.args(["17", "25", "--count", "20000", "--concurrency", "64"]);
-    let mut client = Program::spawn(command.args(["--timeout", "500ms"]))?;
+    // Nobody waits for that long: a reply whose connection is lost cannot come.
+    let mut client = Program::spawn(command.args(["--timeout", "1m"]))?;
     client.expect("17 + 25 = 42")?;
     server.kill()?;
     server.restart()?;
@@ -654,7 +655,7 @@ fn requests_in_flight_when_the_server_dies_end_in_time() -> Result<()> {
             number(report, " of 20000 requests failed")?,
             20_000 - answered
         );
-        assert!(report.contains("no reply within 500ms"), "{report}");
+        assert!(report.contains("the connection was lost"), "{report}");
     } else {
         assert!(ended.success());
     }
@@ -697,19 +698,20 @@ fn a_slow_link_slows_and_a_cut_link_times_out() -> Result<()> {
     let summary = ended.stdout.last().context("no summary")?;
     assert!(number(summary, " µs, p99")? >= 40_000, "{summary}");
 
+    // Some of them are on their way when the link is cut.
+    link.delay(Duration::from_millis(200));
     let mut command = server.command(CLIENT);
-    command.args(["17", "25", "--count", "100000", "--timeout", "300ms"]);
-    command.env("NATS_URL", link.url()).env("RUST_LOG", "debug");
-    let mut client = Program::spawn(&mut command)?;
+    command.args(["17", "25", "--count", "5", "--timeout", "1s"]);
+    let mut client = Program::spawn(command.env("NATS_URL", link.url()))?;
     client.expect("17 + 25 = 42")?;
     link.cut();
-    client.expect_stderr("no reply within 300ms")?;
-    let begun = Instant::now();
-    let ended = client.stop()?;
-    assert!(begun.elapsed() < Duration::from_secs(5));
+    let ended = client.wait()?;
     assert_eq!(ended.code(), Some(1));
     let last = ended.stderr.last().context("no error")?;
-    assert!(last.contains("of 100000 requests failed: no reply within 300ms"));
+    assert!(
+        last.contains("of 5 requests failed: no reply within 1s"),
+        "{last}"
+    );
     Ok(())
 }
 

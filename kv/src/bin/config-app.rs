@@ -99,7 +99,8 @@ async fn follow(client: &Client, args: &Args, tally: &mut Tally, is_on: &mut boo
 
         // A watch shows what is there, and nothing where nothing is. Once said is enough.
         let created = Some(bucket.stream.cached_info().created);
-        let is_news = watched.replace(created) != Some(created) && !told.get();
+        let is_told = is_first && told.get();
+        let is_news = watched.replace(created) != Some(created) && !is_told;
         if is_news && bucket.entry(KEY).await.is_ok_and(|entry| entry.is_none()) {
             writeln!(stdout(), "watching, no value yet: {KEY} is off")?;
         }
