@@ -61,8 +61,10 @@ fn main() -> ExitCode {
         let args = args.to_vec();
         return match args.first() {
             Some(part) if part == kv::PART => ended(kv::part()),
-            Some(part) if part.starts_with("bare-") => common::run(queue_groups::part(args)),
-            _ => common::run(rpc::part(args)),
+            Some(part) if part.starts_with("bare-") => {
+                common::run_multi_thread(queue_groups::part(args))
+            }
+            _ => common::run_multi_thread(rpc::part(args)),
         };
     }
     // Ctrl-C ends it at once: nothing is lost, and the parts end with it.

@@ -45,7 +45,7 @@ pub use connection::{NatsArgs, close, lost};
 pub use failure::{Failure, Refused, code, connected, explain, failure, retry};
 pub use leave::until_shutdown;
 pub use process::{
-    Stopped, is_shutting_down, parse, run, run_on_one_thread, shutdown, unless_stopped,
+    Stopped, is_shutting_down, parse, run, run_multi_thread, shutdown, unless_stopped,
 };
 #[cfg(feature = "jetstream")]
 pub use pull::Pull;

@@ -48,17 +48,18 @@ pub fn parse<A: Parser>() -> A {
 ///   (`… | head -1`): it ends the program quietly.
 /// - Diagnostics go to stderr, filtered by `RUST_LOG` (`info` unless it says otherwise).
 ///
-/// It runs on several threads, so that a program which stands still, at a full pipe for instance,
-/// does not keep its connection from reading: the server cuts off who does not read.
+/// It runs on one thread: handing each message to another one costs more than most programs do with
+/// it. (Signals have a thread of their own: whatever the program stands still at, it can be told to
+/// stop.)
 pub fn run(program: impl Future<Output = Result<()>>) -> ExitCode {
-    run_in(runtime::Builder::new_multi_thread(), program)
+    run_in(runtime::Builder::new_current_thread(), program)
 }
 
-/// As [`run`], on one thread: for a program that answers one message at a time as soon as it can,
-/// and never stands still. Handing each message to another thread costs more than the rest of the
-/// work.
-pub fn run_on_one_thread(program: impl Future<Output = Result<()>>) -> ExitCode {
-    run_in(runtime::Builder::new_current_thread(), program)
+/// As [`run`], on several threads: for a program that is sent messages without having asked for
+/// them, and can stand still, at a full pipe for instance. Its connection has to be read all the
+/// same: the server cuts off who does not read.
+pub fn run_multi_thread(program: impl Future<Output = Result<()>>) -> ExitCode {
+    run_in(runtime::Builder::new_multi_thread(), program)
 }
 
 fn run_in(mut builder: runtime::Builder, program: impl Future<Output = Result<()>>) -> ExitCode {

@@ -29,7 +29,8 @@ struct Args {
 }
 
 fn main() -> ExitCode {
-    common::run(receive(common::parse()))
+    // The server sends what comes, asked or not: a thread has to read on while lines are written.
+    common::run_multi_thread(receive(common::parse()))
 }
 
 async fn receive(args: Args) -> Result<()> {

@@ -42,7 +42,8 @@ struct Args {
 }
 
 fn main() -> ExitCode {
-    common::run(work(common::parse()))
+    // The server sends what comes, asked or not: a thread has to read on while lines are written.
+    common::run_multi_thread(work(common::parse()))
 }
 
 async fn work(args: Args) -> Result<()> {

@@ -47,8 +47,7 @@ struct Args {
 }
 
 fn main() -> ExitCode {
-    // One request waits for the other: each hop between threads would add to its time.
-    common::run_on_one_thread(ask(common::parse()))
+    common::run(ask(common::parse()))
 }
 
 async fn ask(args: Args) -> Result<()> {

@@ -27,8 +27,7 @@ struct Args {
 }
 
 fn main() -> ExitCode {
-    // One request waits for the other: each hop between threads would add to its time.
-    common::run_on_one_thread(serve(common::parse()))
+    common::run(serve(common::parse()))
 }
 
 async fn serve(args: Args) -> Result<()> {
