@@ -1,5 +1,6 @@
 //! `mqtt-bridge`: what an acknowledgement costs, and what the way over the bridge.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -11,12 +12,14 @@ use tokio::time::{MissedTickBehavior, interval};
 use crate::report::Table;
 use crate::stage::{Stage, figure, last_line};
 
-const COUNT: u32 = 100_000;
+/// How many readings with QoS 0, and with QoS 1.
+const COUNTS: [u32; 2] = [1_000_000, 200_000];
 const PACED: usize = 2_000;
 const SUBJECT: &str = "device.temp";
 const TOPIC: &str = "device/temp";
 
-/// QoS 0 against QoS 1, and the time from a publish to a NATS subscriber.
+/// QoS 0 against QoS 1, the client library's queue against one write for many readings, and the time
+/// from a publish to a NATS subscriber.
 ///
 /// # Errors
 ///
@@ -25,20 +28,27 @@ pub fn bench(stage: &Stage) -> Result<Vec<Table>> {
     // MQTT needs JetStream.
     let server = Server::start()?.quiet();
     let sensor = stage.program("mqtt-bridge", "sensor")?;
-    Ok(vec![
-        rate(stage, &server, &sensor)?,
-        latency(stage, &server)?,
-    ])
+    let mut tables = Vec::new();
+    for qos in [QoS::AtMostOnce, QoS::AtLeastOnce] {
+        tables.push(rate(stage, &server, &sensor, qos)?);
+    }
+    tables.push(latency(stage, &server)?);
+    Ok(tables)
 }
 
-fn rate(stage: &Stage, server: &Server, sensor: &std::path::Path) -> Result<Table> {
-    let title = format!("Readings of one sensor as fast as the broker takes them ({COUNT})");
-    let names = ["QoS 0", "QoS 1"];
-    let samples = stage.in_turns(&title, &names, |qos| {
-        let (count, qos) = (COUNT.to_string(), qos.to_string());
+fn rate(stage: &Stage, server: &Server, sensor: &Path, qos: QoS) -> Result<Table> {
+    let count = COUNTS[usize::from(qos as u8)];
+    let title = format!("Readings as fast as the broker takes them, {qos:?} ({count})");
+    let names = ["bare rumqttc", "sensor"];
+    let runtime = tokio::runtime::Runtime::new()?;
+    let samples = stage.in_turns(&title, &names, |contender| {
+        if contender == 0 {
+            let time = runtime.block_on(flat_out(server, qos, count))?;
+            return Ok(vec![f64::from(count) / time.as_secs_f64()]);
+        }
         let mut command = server.command(sensor);
-        command.args(["--quiet", "--interval", "0s"]);
-        let line = last_line(command.args(["--count", &count, "--qos", &qos]))?;
+        command.args(["--quiet", "--interval", "0s", "--count", &count.to_string()]);
+        let line = last_line(command.args(["--qos", &(qos as u8).to_string()]))?;
         Ok(vec![figure(&line, "(", "/s)")?])
     })?;
     let mut table = Table::new(&title, &["readings/s"]);
@@ -46,6 +56,39 @@ fn rate(stage: &Stage, server: &Server, sensor: &std::path::Path) -> Result<Tabl
         table.row(name, samples);
     }
     Ok(table)
+}
+
+/// As one writes it: a task polls, and another one publishes through the library's queue. The broker
+/// has all when it has acknowledged the last one, or closed the connection after it.
+async fn flat_out(server: &Server, qos: QoS, count: u32) -> Result<Duration> {
+    const PAYLOAD: &str =
+        r#"{"sensor_id":"sensor-1","seq":123456,"celsius":21.5,"timestamp_ms":1790000000000}"#;
+    let mut options = MqttOptions::new("flat-out", "127.0.0.1", server.mqtt_port());
+    options.set_inflight(100);
+    let (mqtt, mut eventloop) = AsyncClient::new(options, 100);
+    eventloop.network_options.set_tcp_nodelay(true);
+    while !matches!(eventloop.poll().await?, Event::Incoming(Packet::ConnAck(_))) {}
+    let start = Instant::now();
+    let publishing = tokio::spawn(async move {
+        for _ in 0..count {
+            mqtt.publish(TOPIC, qos, false, PAYLOAD).await?;
+        }
+        if qos == QoS::AtMostOnce {
+            mqtt.disconnect().await?;
+        }
+        anyhow::Ok(mqtt)
+    });
+    let mut acknowledged = 0;
+    while acknowledged < count {
+        match eventloop.poll().await {
+            Ok(Event::Incoming(Packet::PubAck(_))) => acknowledged += 1,
+            Ok(_) => {}
+            Err(_) if qos == QoS::AtMostOnce => break,
+            Err(error) => return Err(error.into()),
+        }
+    }
+    publishing.await??;
+    Ok(start.elapsed())
 }
 
 fn latency(stage: &Stage, server: &Server) -> Result<Table> {
