@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::fmt;
+use std::io;
 use std::iter::successors;
 use std::time::{Duration, Instant};
 
@@ -18,8 +19,6 @@ use tokio::time::{sleep, timeout};
 
 use crate::connection::lost;
 
-/// How long the last call may take.
-const LAST_CALL: Duration = Duration::from_secs(2);
 /// Between two attempts.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -36,7 +35,7 @@ pub enum Failure {
     Lasting,
 }
 
-/// An error that is [`Failure::Lasting`], in words that say what to do.
+/// The last word on a call, in words that say what to do: no further attempt is worth it.
 #[derive(Debug)]
 pub struct Refused {
     why: String,
@@ -79,7 +78,7 @@ pub fn failure(error: &(dyn Error + 'static)) -> Failure {
         ) => Failure::Passing,
         Some(_) => Failure::Lasting,
         None if is_off(error) => Failure::Off,
-        None if is_ours(error) => Failure::Lasting,
+        None if error.is::<io::Error>() || is_ours(error) => Failure::Lasting,
         None => Failure::Passing,
     }
 }
@@ -128,48 +127,46 @@ pub fn explain(error: &(dyn Error + 'static)) -> String {
 ///
 /// # Errors
 ///
-/// [`Refused`], with the last failure.
+/// [`Refused`], with the last failure; an [`io::Error`] of the program's own as it is.
 pub async fn retry<T>(
     client: &Client,
     worth: &[Failure],
     patience: Duration,
     call: impl AsyncFn() -> Result<T>,
 ) -> Result<T> {
-    let trying = async {
-        let started = Instant::now();
-        loop {
-            connected(client).await;
-            let lost = lost();
-            let error = tokio::select! {
-                result = call() => match result {
-                    Ok(value) => return Ok(value),
-                    Err(error) => error,
-                },
-                () = lost => continue,
-            };
-            if !worth.contains(&failure(error.as_ref())) || started.elapsed() > patience {
-                return Err(error);
-            }
-            tracing::debug!("trying on: {error:#}");
-            sleep(PAUSE).await;
+    let started = Instant::now();
+    loop {
+        let left = patience.saturating_sub(started.elapsed());
+        if timeout(left, connected(client)).await.is_err() {
+            bail!(Refused::because(
+                "there is no connection; check the server's health and try again".into()
+            ));
         }
-    };
-    let tried = timeout(patience.saturating_add(LAST_CALL), trying);
-    let error = match tried.await {
-        Ok(Ok(value)) => return Ok(value),
-        Ok(Err(error)) => error,
-        Err(_) => bail!(Refused::because(format!("no answer for {patience:?}"))),
-    };
-    Err(Refused {
-        code: code(error.as_ref()),
-        why: explain(error.as_ref()),
+        let lost = lost();
+        tokio::select! {
+            biased;
+            result = call() => match result {
+                Ok(value) => return Ok(value),
+                Err(error) if error.is::<io::Error>() => return Err(error),
+                Err(error)
+                    if worth.contains(&failure(error.as_ref())) && started.elapsed() < patience =>
+                {
+                    tracing::debug!("trying on: {error:#}");
+                }
+                Err(error) => bail!(Refused {
+                    code: code(error.as_ref()),
+                    why: explain(error.as_ref()),
+                }),
+            },
+            () = lost => tracing::debug!("trying on: the connection was lost"),
+        }
+        sleep(PAUSE).await;
     }
-    .into())
 }
 
 /// Resolves when there is a connection. Without one, a request would only wait in the client's
 /// buffer.
-pub async fn connected(client: &Client) {
+async fn connected(client: &Client) {
     while client.connection_state() != State::Connected {
         sleep(PAUSE).await;
     }

@@ -1,8 +1,12 @@
-//! What every program of the playground needs before its lesson begins: the connection flags, a
-//! connection with sound settings, a clean end, and errors of one line.
+//! What every program of the playground needs around its lesson: the connection flags, a connection
+//! with sound settings, a clean end, errors of one line, and the ways through an outage.
 //!
-//! It wraps no NATS call. What [`NatsArgs::connect`] returns is the client library's own
-//! [`Client`](async_nats::Client), and a program calls it directly.
+//! It hides no NATS call. What [`NatsArgs::connect`] returns is the client library's own
+//! [`Client`](async_nats::Client), and a program subscribes, publishes, and opens streams, consumers
+//! and buckets with it directly. What several programs do when something breaks is here, once:
+//! [`until_shutdown`] leaves a subject without loss, [`lost`] tells that an answer will not come,
+//! and with the feature `jetstream` [`retry`] knows which failures pass, and [`Pull`] keeps taking
+//! messages through all of them.
 //!
 //! ```no_run
 //! use std::process::ExitCode;
@@ -42,7 +46,7 @@ mod text;
 
 pub use connection::{NatsArgs, close, lost};
 #[cfg(feature = "jetstream")]
-pub use failure::{Failure, Refused, code, connected, explain, failure, retry};
+pub use failure::{Failure, Refused, code, explain, failure, retry};
 pub use leave::until_shutdown;
 pub use process::{
     Stopped, is_shutting_down, parse, run, run_multi_thread, shutdown, unless_stopped,

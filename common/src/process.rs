@@ -17,8 +17,8 @@ use tracing_subscriber::EnvFilter;
 use crate::connection;
 
 /// How long a program may take to finish what it has begun once it was told to stop. Supervisors
-/// send SIGKILL some seconds after SIGTERM (Docker after 10): whoever is not done by then loses
-/// the choice of what to leave undone.
+/// send SIGKILL some seconds after SIGTERM (Docker after 10): after that, nobody chooses any more
+/// what is left undone.
 const GRACE: Duration = Duration::from_secs(4);
 
 static SHUTDOWN: SetOnce<()> = SetOnce::const_new();
@@ -49,15 +49,15 @@ pub fn parse<A: Parser>() -> A {
 /// - Diagnostics go to stderr, filtered by `RUST_LOG` (`info` unless it says otherwise).
 ///
 /// It runs on one thread: handing each message to another one costs more than most programs do with
-/// it. (Signals have a thread of their own: whatever the program stands still at, it can be told to
+/// it. (Signals have a thread of their own: wherever the program stands still, it can be told to
 /// stop.)
 pub fn run(program: impl Future<Output = Result<()>>) -> ExitCode {
     run_in(runtime::Builder::new_current_thread(), program)
 }
 
 /// As [`run`], on several threads: for a program that is sent messages without having asked for
-/// them, and can stand still, at a full pipe for instance. Its connection has to be read all the
-/// same: the server cuts off who does not read.
+/// them, or waits for many answers, and prints. It can stand still, at a full pipe for instance, and
+/// its connection has to be read all the same: the server cuts off whoever does not read.
 pub fn run_multi_thread(program: impl Future<Output = Result<()>>) -> ExitCode {
     run_in(runtime::Builder::new_multi_thread(), program)
 }
@@ -140,7 +140,13 @@ fn listen_for_signals() -> Result<()> {
             let _ = SHUTDOWN.set(());
             tokio::time::sleep(GRACE).await;
         });
-        tracing::warn!("not done {GRACE:?} after the signal: what was begun is left where it is");
+        // Stderr can be the very pipe that nobody reads: this is tried, not waited for.
+        thread::spawn(|| {
+            tracing::warn!(
+                "not done {GRACE:?} after the signal: what was begun is left where it is"
+            );
+        });
+        thread::sleep(Duration::from_millis(100));
         process::exit(0);
     });
     Ok(())

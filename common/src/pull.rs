@@ -17,14 +17,12 @@ use crate::connection::lost;
 use crate::failure::{Failure, retry};
 use crate::process::{Stopped, is_shutting_down, unless_stopped};
 
-/// Messages asked for at once. So many come a second time when the program is killed.
+/// Messages asked for at once. Up to so many come again when the program is killed.
 const BATCH: usize = 1_000;
 /// How long the server may wait until it has as many. Whatever was asked for is taken to its end,
 /// so this is how long an idle program takes to stop, too.
 const EXPIRES: Duration = Duration::from_secs(1);
-/// Returned at a time, at the most.
-const CHUNK: usize = 250;
-/// A server that says nothing for so long, not even that the batch has come to its end, will not.
+/// A server that has been silent for so long, about the end of the batch too, will say nothing more.
 const SILENCE: Duration = Duration::from_secs(3);
 /// Before the consumer is opened again: whatever has happened to it may take a moment.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -34,8 +32,9 @@ const PAUSE: Duration = Duration::from_millis(50);
 ///
 /// - It asks for one batch after the other, and takes each to its end: nothing that the server has
 ///   delivered is left to wait for its `ack_wait`. (`Consumer::messages` asks ahead, and leaves
-///   behind what it was sent in the meantime.)
-/// - A request goes with its connection, and nobody says so: after a reconnect it asks again.
+///   behind what it was sent in the meantime.) Be done with what [`next`](Pull::next) returns
+///   within 5 s: after that the library gives up the rest of a batch.
+/// - A request is lost with its connection, and nobody says so: after a reconnect it asks again.
 /// - Where the consumer or its stream is gone, it opens it again, by the program's own function.
 ///
 /// ```no_run
@@ -45,7 +44,7 @@ const PAUSE: Duration = Duration::from_millis(50);
 ///     Ok(jetstream.get_consumer_from_stream("worker", "jobs").await?)
 /// };
 /// let mut jobs = common::Pull::open(&client, open).await?;
-/// while let Some(jobs) = jobs.next(usize::MAX).await? {
+/// while let Some(jobs) = jobs.next(u64::MAX).await? {
 ///     for job in jobs {
 ///         // … do it, then:
 ///         job.ack().await.map_err(anyhow::Error::from_boxed)?;
@@ -62,6 +61,8 @@ pub struct Pull<F> {
     batch: Option<Asked>,
     /// The consumer has to be opened again.
     is_stale: bool,
+    /// How many batches in a row have failed.
+    failures: u32,
 }
 
 /// A batch that was asked for, and the end of the connection on which it was.
@@ -86,6 +87,7 @@ impl<F: AsyncFn() -> Result<PullConsumer>> Pull<F> {
             consumer,
             batch: None,
             is_stale: false,
+            failures: 0,
         })
     }
 
@@ -99,8 +101,8 @@ impl<F: AsyncFn() -> Result<PullConsumer>> Pull<F> {
     ///
     /// # Errors
     ///
-    /// Where `open` fails for good.
-    pub async fn next(&mut self, most: usize) -> Result<Option<Vec<Message>>> {
+    /// Where `open` fails for good, or the connection is closed.
+    pub async fn next(&mut self, most: u64) -> Result<Option<Vec<Message>>> {
         loop {
             let Some(batch) = &mut self.batch else {
                 if is_shutting_down() {
@@ -129,22 +131,27 @@ impl<F: AsyncFn() -> Result<PullConsumer>> Pull<F> {
                     Ok(message) => taken.push(message),
                     // The consumer is gone, or its stream, or the server is stopping.
                     Err(error) => {
-                        tracing::debug!("{}: {error}", self.consumer.cached_info().name);
                         (self.batch, self.is_stale) = (None, true);
+                        self.failures += 1;
+                        if self.failures == 2 {
+                            let name = &self.consumer.cached_info().name;
+                            tracing::warn!("the consumer {name} gives nothing, trying on: {error}");
+                        }
                     }
                 }
             }
             if !taken.is_empty() {
+                self.failures = 0;
                 return Ok(Some(taken));
             }
         }
     }
 
-    async fn ask(&self, most: usize) -> Result<Asked> {
+    async fn ask(&self, most: u64) -> Result<Asked> {
         let lost = Box::pin(lost());
-        let batch = self.consumer.batch();
-        let batch = batch.max_messages(most.min(BATCH)).expires(EXPIRES);
-        let messages = batch.messages().await?.ready_chunks(CHUNK);
+        let most = usize::try_from(most).unwrap_or(BATCH).min(BATCH);
+        let batch = self.consumer.batch().max_messages(most).expires(EXPIRES);
+        let messages = batch.messages().await?.ready_chunks(BATCH);
         Ok(Asked { messages, lost })
     }
 

@@ -26,8 +26,8 @@ impl<T: Eq + Hash> Seen<T> {
         }
     }
 
-    /// Remembers it, and says whether it was not known.
-    pub fn is_new(&mut self, name: T) -> bool {
+    /// Remembers it, and says whether it is new, as [`HashSet::insert`] does.
+    pub fn insert(&mut self, name: T) -> bool {
         if self.newer.contains(&name) || self.older.contains(&name) {
             return false;
         }
@@ -46,8 +46,8 @@ mod tests {
     fn a_repetition_is_recognised_and_memory_is_bounded() {
         let mut seen = Seen::new(100);
         for name in 0..1_000_u32 {
-            assert!(seen.is_new(name));
-            assert!(!seen.is_new(name.saturating_sub(99)));
+            assert!(seen.insert(name));
+            assert!(!seen.insert(name.saturating_sub(99)));
             assert!(seen.newer.len() + seen.older.len() <= 200);
         }
     }

@@ -18,7 +18,7 @@ impl Tally {
         self.elapsed = self.first.get_or_insert_with(Instant::now).elapsed();
     }
 
-    /// How many it were.
+    /// How many there were.
     #[must_use]
     pub fn count(&self) -> u64 {
         self.count

@@ -27,10 +27,10 @@ struct Args {
 }
 
 fn main() -> ExitCode {
-    common::run(hello(common::parse()))
+    common::run(greet(common::parse()))
 }
 
-async fn hello(args: Args) -> Result<()> {
+async fn greet(args: Args) -> Result<()> {
     let client = args.nats.connect("hello").await?;
 
     // Interest comes first. The server keeps nothing: what is published while nobody subscribes

@@ -17,6 +17,6 @@ pub const SUBJECTS: &str = "orders.>";
 pub const SUBJECT: &str = "orders.created";
 /// The durable consumer: the server remembers under this name what was acknowledged.
 pub const DURABLE: &str = "order_processor";
-/// How long the server has to answer. An answer that was on its way when the server stopped
-/// never comes, so each restart costs this much.
+/// How long an answer may take. Where the connection is lost, nobody waits that long: see
+/// [`common::lost`].
 pub const ANSWER: Duration = Duration::from_secs(2);

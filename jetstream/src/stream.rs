@@ -19,7 +19,8 @@ pub struct OrderStream {
     patience: Duration,
     /// As it was when somebody last looked, and when that was.
     found: Mutex<(Stream, Instant)>,
-    last_stored: Cell<Instant>,
+    /// Since when it has stored nothing that it should have.
+    failing_since: Cell<Option<Instant>>,
 }
 
 impl OrderStream {
@@ -31,27 +32,26 @@ impl OrderStream {
     /// `patience`; [`common::Stopped`] where the program is told to stop meanwhile.
     pub async fn open(jetstream: Context, config: Config, patience: Duration) -> Result<Self> {
         let create = async || create(&jetstream, &config).await;
-        let worth = [Failure::Passing];
+        let worth = [Failure::Passing, Failure::Missing];
         let client = jetstream.client();
         let opening = common::retry(&client, &worth, patience, create);
         let stream = common::unless_stopped(opening).await?;
-        let now = Instant::now();
         Ok(Self {
             jetstream,
             config,
             patience,
-            found: Mutex::new((stream, now)),
-            last_stored: Cell::new(now),
+            found: Mutex::new((stream, Instant::now())),
+            failing_since: Cell::new(None),
         })
     }
 
     /// Notes that it has stored something.
     pub fn has_stored(&self) {
-        self.last_stored.set(Instant::now());
+        self.failing_since.set(None);
     }
 
-    /// Looks whether it is there, where nobody has since `asked_at`: something was asked then, and
-    /// not answered. One in memory has gone with its server, and is created again.
+    /// Looks whether it is still there, unless somebody has since `asked_at`: something was asked
+    /// then, and not answered. One in memory has gone with its server, and is created again.
     ///
     /// # Errors
     ///
@@ -61,11 +61,16 @@ impl OrderStream {
         if found.1 > asked_at {
             return Ok(());
         }
-        let patience = self.patience;
-        let left = patience.saturating_sub(self.last_stored.get().elapsed());
-        ensure!(!left.is_zero(), "it has stored nothing for {patience:?}");
+        let since = self.failing_since.get().unwrap_or_else(Instant::now);
+        self.failing_since.set(Some(since));
+        let left = self.patience.saturating_sub(since.elapsed());
+        let patience = humantime::format_duration(self.patience);
+        ensure!(
+            !left.is_zero(),
+            "it has stored nothing for {patience}; check its health and try again"
+        );
         // A server that is stopping has its JetStream off.
-        let worth = [Failure::Passing, Failure::Off];
+        let worth = [Failure::Passing, Failure::Missing, Failure::Off];
         let create = async || create(&self.jetstream, &self.config).await;
         let client = self.jetstream.client();
         let opening = common::retry(&client, &worth, left, create);
@@ -92,6 +97,9 @@ async fn create(jetstream: &Context, config: &Config) -> Result<Stream> {
     let name = &config.name;
     let found = jetstream.get_stream(name).await?;
     let differences = differences(config, &found.cached_info().config)?;
+    if differences.is_empty() {
+        return Ok(found);
+    }
     bail!(Refused::because(format!(
         "the stream {name} exists with other settings: {differences}; delete it with \
          `nats stream rm {name}`, or ask for what it is with --storage and --replicas"

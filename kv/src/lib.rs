@@ -10,7 +10,7 @@ mod switch;
 pub use history::{author, new_id, tell};
 pub use place::{Place, until_another};
 pub use retry::{PATIENCE, is_overtaken, retry};
-pub use switch::{counts, read, text, word};
+pub use switch::{counts, read, word};
 
 /// The bucket. To JetStream it is the stream `KV_configs_playgrnd`.
 pub const BUCKET: &str = "configs_playgrnd";

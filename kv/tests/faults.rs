@@ -111,7 +111,7 @@ async fn a_bucket_lost_with_the_servers_memory_is_followed_again_soon() -> Resul
     server.kill()?;
     server.restart()?;
     app.expect_stderr("connected to")?;
-    app.expect_stderr("cannot watch the bucket configs_playgrnd: waiting")?;
+    app.expect_stderr("cannot watch the bucket configs_playgrnd, trying on")?;
     let bucket = new_bucket(&server, StorageType::Memory).await?;
     bucket.put("site_maintenance", "false".into()).await?;
     bucket.put("site_maintenance", "true".into()).await?;

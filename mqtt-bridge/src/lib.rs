@@ -1,4 +1,4 @@
-//! What the programs of this experiment agree on: names, what a valid reading is, how one is shown.
+//! What the programs of this experiment agree on, and what would distract from their lesson.
 
 mod broker;
 mod outbox;
@@ -15,11 +15,10 @@ use anyhow::{Context, Result, ensure};
 use common::payload;
 pub use common::payload::{DeviceCommand, Reading};
 
-pub use broker::{MqttArgs, explain};
+pub use broker::MqttArgs;
 pub use outbox::Outbox;
 pub use pace::Pace;
 pub use recall::recall;
-pub use reconnect::Reconnect;
 pub use session::Session;
 pub use thermometer::celsius;
 
@@ -30,7 +29,7 @@ pub const SUBJECT: &str = "device.temp";
 
 /// The pauses between two readings that a command may ask for. A device is far away, and what was
 /// a typing error must not make it flood the network, or fall silent for good.
-pub const INTERVALS: RangeInclusive<Duration> =
+const INTERVALS: RangeInclusive<Duration> =
     Duration::from_millis(1)..=Duration::from_secs(24 * 60 * 60);
 
 /// Checks a sensor's id. It becomes part of topics and of subjects, where dots, slashes, spaces and
@@ -91,7 +90,7 @@ pub fn name(reading: &Reading) -> Name {
 ///
 /// # Errors
 ///
-/// Where it is no duration, or not one of [`INTERVALS`].
+/// Where it is no duration, or not one between 1 ms and 24 h.
 pub fn interval(text: &str) -> Result<Duration> {
     in_bounds(humantime::parse_duration(text)?)
 }
@@ -100,7 +99,7 @@ pub fn interval(text: &str) -> Result<Duration> {
 ///
 /// # Errors
 ///
-/// Where it is no command, or asks for none of [`INTERVALS`].
+/// Where it is no command, or asks for none between 1 ms and 24 h.
 pub fn command(payload: &[u8]) -> Result<Duration> {
     let command: DeviceCommand = payload::parse(payload)?;
     in_bounds(Duration::from_millis(command.interval_ms))

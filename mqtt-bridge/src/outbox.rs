@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 
 use crate::Reading;
 
-/// For so long a reading is kept after the broker has acknowledged it.
+/// A reading is kept for this long after the broker has acknowledged it.
 ///
-/// PUBACK does not wait for a stream that captures the subject. A broker that dies in the moment
-/// after it takes along what it has acknowledged and not stored; a busy one was seen to need ten
+/// PUBACK does not wait for a stream that captures the subject. A broker that dies right after it
+/// takes with it what it has acknowledged and not stored; a busy one was seen to need ten
 /// milliseconds.
 const KEEP: Duration = Duration::from_millis(500);
 /// And no more than so many.

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use anyhow::{Error, Result};
+use anyhow::{Context as _, Error, Result};
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, PullConsumer, pull};
 use async_nats::jetstream::{Context, Message};
-use common::Seen;
+use common::{Failure, Seen};
 use futures::StreamExt;
 
 use crate::{Name, SUBJECT};
@@ -15,21 +15,31 @@ const RECALL: usize = 20_000;
 /// When the server forgets the consumer that reads them.
 const FORGET: Duration = Duration::from_secs(2);
 
-/// Remembers what the consumer's programs have recorded last: a sensor may send it again now.
+/// What the consumer's programs have recorded last: a sensor may send it again now. `size` is that of
+/// the memory.
 ///
 /// # Errors
 ///
-/// Where the stream cannot be read.
+/// Where the stream cannot be read; [`common::Stopped`] where the program is told to stop meanwhile.
 pub async fn recall(
     jetstream: &Context,
     consumer: &PullConsumer,
-    seen: &mut Seen<Name>,
-) -> Result<()> {
+    size: usize,
+) -> Result<Seen<Name>> {
+    let client = jetstream.client();
+    let recall = async || recorded(jetstream, consumer, size).await;
+    let recalling = common::retry(&client, &[Failure::Passing], Duration::MAX, recall);
+    let recalled = common::unless_stopped(recalling).await;
+    recalled.context("cannot read what was recorded before")
+}
+
+async fn recorded(jetstream: &Context, consumer: &PullConsumer, size: usize) -> Result<Seen<Name>> {
+    let mut seen = Seen::new(size);
     // All up to here was acknowledged. What comes next may not have been recorded.
     let info = consumer.cached_info();
     let recorded = info.ack_floor.stream_sequence;
     if recorded == 0 {
-        return Ok(());
+        return Ok(seen);
     }
     let history = pull::Config {
         deliver_policy: DeliverPolicy::ByStartSequence {
@@ -51,8 +61,8 @@ pub async fn recall(
             break;
         }
         if let Ok(reading) = crate::reading(&message.payload) {
-            seen.is_new(crate::name(&reading));
+            seen.insert(crate::name(&reading));
         }
     }
-    Ok(())
+    Ok(seen)
 }

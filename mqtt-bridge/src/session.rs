@@ -8,7 +8,8 @@ use rumqttc::{
 };
 use tokio::time::{Instant, sleep_until, timeout};
 
-use crate::{Reconnect, explain};
+use crate::broker::explain;
+use crate::reconnect::Reconnect;
 
 /// One attempt to connect, and how long a broker may take to read what is written to it.
 const TIMEOUT: Duration = Duration::from_secs(2);
@@ -62,7 +63,7 @@ impl Session {
         loop {
             let was_connected = self.reconnect.is_connected();
             let event = if was_connected && self.eventloop.network.is_none() {
-                Err(ConnectionError::FlushTimeout) // in `send`
+                Err(ConnectionError::FlushTimeout) // `send` has given it up
             } else {
                 if !was_connected {
                     sleep_until(self.pause).await;
@@ -139,7 +140,8 @@ impl Session {
             }
             network.flush().await
         };
-        // A connection that broke says so when it is read from; one that takes nothing does not.
+        // A connection that broke says so when it is read from; one that only stops taking anything
+        // never does.
         if timeout(TIMEOUT, written).await.is_err() {
             self.eventloop.clean();
         }

@@ -14,6 +14,9 @@ pub const SUBJECT: &str = "math.sum";
 /// Each request goes to one of the servers that name this queue group.
 pub const QUEUE_GROUP: &str = "math_servers";
 
+/// How many requests a server handles at once. The others wait in the subscription.
+pub const HANDLERS: usize = 256;
+
 /// The reply to a request, or what is wrong with it.
 ///
 /// # Errors

@@ -1,6 +1,6 @@
 //! The Services API: what a service says about itself.
 
-use std::sync::{Mutex, PoisonError};
+use std::cell::RefCell;
 use std::time::{Duration, SystemTime};
 
 use anyhow::Result;
@@ -16,13 +16,13 @@ use crate::{QUEUE_GROUP, SUBJECT};
 ///
 /// The Services API is a convention, not a part of the server. Whoever subscribes to `$SRV.PING`,
 /// `$SRV.INFO` and `$SRV.STATS` and answers with these JSON documents is a service, to every tool
-/// and client library. `async_nats::service` does it all, up to the requests themselves; but it
+/// and client library. `async_nats::service` does all of it, including the requests; but it
 /// cannot leave a queue group without losing some, so here the requests stay with the program.
 #[derive(Debug)]
 pub struct Service {
     info: Info,
     started: SystemTime,
-    stats: Mutex<endpoint::Stats>,
+    stats: RefCell<endpoint::Stats>,
 }
 
 impl Service {
@@ -38,7 +38,7 @@ impl Service {
             ..Default::default()
         };
         Self {
-            stats: Mutex::new(endpoint::Stats {
+            stats: RefCell::new(endpoint::Stats {
                 name: endpoint.name.clone(),
                 subject: endpoint.subject.clone(),
                 queue_group: endpoint.queue_group.clone(),
@@ -104,8 +104,7 @@ impl Service {
 
     /// Counts a request.
     pub fn count(&self, took: Duration, error: Option<Error>) {
-        // A thread that panicked cannot have left it half counted.
-        let mut stats = self.stats.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut stats = self.stats.borrow_mut();
         stats.requests += 1;
         stats.processing_time += took;
         stats.errors += usize::from(error.is_some());
@@ -131,11 +130,7 @@ impl Service {
             metadata,
             ..
         } = &self.info;
-        let mut endpoint = self
-            .stats
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
+        let mut endpoint = self.stats.borrow().clone();
         let requests = u32::try_from(endpoint.requests).unwrap_or(u32::MAX);
         endpoint.average_processing_time = endpoint.processing_time / requests.max(1);
         json!({

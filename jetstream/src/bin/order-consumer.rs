@@ -31,7 +31,7 @@ const MEMORY: usize = 50_000;
 struct Args {
     #[command(flatten)]
     nats: common::NatsArgs,
-    /// Stop after so many orders
+    /// Stop after this many orders
     #[arg(long)]
     limit: Option<u64>,
     /// Print no line for each order
@@ -59,19 +59,21 @@ async fn take_orders(args: Args) -> Result<()> {
     let told = Cell::new(false);
     let open = async || -> Result<PullConsumer> {
         let opened = jetstream.create_consumer_on_stream(config.clone(), STREAM);
-        let opened = opened.await.inspect_err(|error| {
+        let opened = opened.await;
+        match &opened {
+            Ok(_) => told.set(false),
             // The stream is the publisher's: it knows where orders are to be kept, and how long.
-            if common::failure(error) == Failure::Missing && !told.replace(true) {
+            Err(error) if common::failure(error) == Failure::Missing && !told.replace(true) => {
                 tracing::info!(
                     "there is no stream {STREAM}: waiting until order-publisher creates it"
                 );
             }
-        });
-        told.set(opened.is_err());
+            Err(_) => {}
+        }
         Ok(opened?)
     };
     let opened = Pull::open(&client, open).await;
-    let mut pull = opened.with_context(|| format!("cannot take orders from {}", args.nats))?;
+    let mut pull = opened.with_context(|| format!("cannot take orders on {}", args.nats))?;
     let mut out = BufWriter::new(stdout());
     let info = pull.consumer().cached_info();
     let waiting = info.num_pending + u64::try_from(info.num_ack_pending)?;
@@ -81,7 +83,7 @@ async fn take_orders(args: Args) -> Result<()> {
     let (mut tally, mut repeated) = (Tally::default(), 0);
     let mut seen = Seen::new(MEMORY);
     while let left @ 1.. = tally.left(args.limit)
-        && let Some(messages) = pull.next(usize::try_from(left)?).await?
+        && let Some(messages) = pull.next(left).await?
     {
         let mut answers = Vec::with_capacity(messages.len());
         for message in messages {
@@ -90,7 +92,7 @@ async fn take_orders(args: Args) -> Result<()> {
                 Ok(order) => {
                     // At least once means that some come twice: an acknowledgement that did not
                     // arrive, or an order that was published once more.
-                    if seen.is_new(order.order_id.clone()) {
+                    if seen.insert(order.order_id.clone()) {
                         tally.add();
                         if !args.quiet {
                             writeln!(out, "{}", lines::taken(&order, info.delivered))?;

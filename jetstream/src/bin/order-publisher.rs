@@ -23,7 +23,7 @@ use futures::future::{LocalBoxFuture, ready};
 use jetstream::{ANSWER, OrderStream, STREAM, SUBJECT, SUBJECTS, lines, sample};
 
 /// For so long the server knows the message ids of what it stored, and does not store a
-/// repetition: it has to be longer than anybody repeats.
+/// repetition: it has to outlast every repetition.
 const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
 
 /// Publishes orders into the stream `playgrnd_stream`.
@@ -32,7 +32,7 @@ const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
 struct Args {
     #[command(flatten)]
     nats: common::NatsArgs,
-    /// How many orders
+    /// How many orders to send
     #[arg(long, default_value_t = 10)]
     count: u64,
     /// Where the stream keeps them: what is in memory goes with its server
@@ -47,7 +47,7 @@ struct Args {
     #[arg(long, default_value_t = 256, value_name = "COUNT", value_parser = clap::value_parser!(u16).range(1..=1000))]
     in_flight: u16,
     /// How long to go on trying while the server stores nothing
-    #[arg(long, default_value = "30s", value_name = "TIME", value_parser = humantime::parse_duration)]
+    #[arg(long, default_value = "30s", value_name = "DURATION", value_parser = humantime::parse_duration)]
     patience: Duration,
     /// Print no line for each order
     #[arg(long)]
@@ -61,14 +61,21 @@ enum Storage {
 }
 
 fn main() -> ExitCode {
-    common::run(publish_orders(common::parse()))
+    let args: Args = common::parse();
+    // Lines can wait in a full pipe, and acknowledgements have to be read all the same.
+    if args.quiet {
+        common::run(publish_orders(args))
+    } else {
+        common::run_multi_thread(publish_orders(args))
+    }
 }
 
 async fn publish_orders(args: Args) -> Result<()> {
     let client = args.nats.connect("order-publisher").await?;
     let jetstream = ContextBuilder::new().timeout(ANSWER).build(client);
 
-    // The stream keeps every order until somebody deletes it. It belongs to the publisher, who
+    // The stream keeps every order until somebody deletes it, or, in memory, its server ends. It
+    // belongs to the publisher, who
     // knows what is to be kept and where; the consumer takes it as it is.
     let config = stream::Config {
         name: STREAM.into(),
@@ -82,26 +89,29 @@ async fn publish_orders(args: Args) -> Result<()> {
         ..Default::default()
     };
     let opened = OrderStream::open(jetstream.clone(), config, args.patience).await;
-    let stream = opened.with_context(|| format!("cannot publish orders at {}", args.nats))?;
+    let stream = opened.with_context(|| format!("cannot publish orders on {}", args.nats))?;
 
     // One after the other is sent, so they are stored in that order; but their acknowledgements are
     // awaited many at a time. Told to stop, it sends no new ones.
-    let (run, begun, failed) = (rand::random(), Instant::now(), Cell::new(false));
-    let orders = futures::stream::iter(1..=args.count)
+    let (run, started, failed) = (rand::random(), Instant::now(), Cell::new(false));
+    let numbers = futures::stream::iter(1..=args.count)
         .take_until(common::shutdown())
-        .take_while(|_| ready(!failed.get()))
-        .then(async |number| {
-            let order = sample::order(run, number);
-            let sent = send(&jetstream, &order).await;
-            (order, sent)
-        })
+        .take_while(|_| ready(!failed.get()));
+    let sent = numbers.then(async |number| {
+        let order = sample::order(run, number);
+        let sent = send(&jetstream, &order).await;
+        (order, sent)
+    });
+    let in_flight = usize::from(args.in_flight);
+    let answered = sent
         .map(async |(order, sent)| {
             let answer = until_stored(&jetstream, &stream, &order, sent).await;
+            failed.set(failed.get() || answer.is_err());
             (order, answer)
         })
-        .buffered(args.in_flight.into())
-        .ready_chunks(args.in_flight.into());
-    let mut orders = pin!(orders);
+        .buffered(in_flight)
+        .ready_chunks(in_flight);
+    let mut orders = pin!(answered);
     let mut out = BufWriter::new(stdout());
     let (mut stored, mut repeated, mut recognised, mut unknown) = (0, 0, 0, 0);
     let mut refusal = None;
@@ -118,7 +128,6 @@ async fn publish_orders(args: Args) -> Result<()> {
                 }
                 Ok(None) => unknown += 1,
                 Err(error) => {
-                    failed.set(true);
                     refusal.get_or_insert(error);
                 }
             }
@@ -128,7 +137,7 @@ async fn publish_orders(args: Args) -> Result<()> {
 
     if let Some(error) = refusal {
         bail!(
-            "{stored} orders are stored at {}, and then: {error:#}",
+            "{stored} orders are stored on {}, and then: {error:#}",
             args.nats
         );
     }
@@ -140,18 +149,17 @@ async fn publish_orders(args: Args) -> Result<()> {
             "{repeated} orders were sent again, of which {recognised} had been stored: not stored twice"
         );
     }
-    writeln!(
-        out,
-        "{}",
-        common::summary(stored, "orders", begun.elapsed())
-    )?;
-    Ok(out.flush()?)
+    let summary = common::summary(stored, "orders", started.elapsed());
+    writeln!(out, "{summary}")?;
+    // What is acknowledged is stored: there is nothing on its way to wait for.
+    out.flush()?;
+    Ok(())
 }
 
 type Acknowledged<'a> = LocalBoxFuture<'a, Result<PublishAck>>;
 
-/// Sends an order. Ok means that it is in a buffer; that it is stored, the acknowledgement says,
-/// which never comes where the connection is lost before.
+/// Sends an order. Ok means that it is in a buffer. Only the acknowledgement says that it is stored,
+/// and it never comes if the connection is lost first.
 async fn send<'a>(jetstream: &Context, order: &Order) -> Result<Acknowledged<'a>> {
     let lost = common::lost();
     let message = PublishMessage::build()

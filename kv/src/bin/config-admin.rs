@@ -34,7 +34,7 @@ struct Args {
     #[arg(long, default_value_t = 5)]
     cycles: u64,
     /// How long to leave it each way
-    #[arg(long, default_value = "1s", value_parser = humantime::parse_duration)]
+    #[arg(long, default_value = "1s", value_name = "DURATION", value_parser = humantime::parse_duration)]
     interval: Duration,
     /// Print no line for each change
     #[arg(long)]
@@ -53,11 +53,11 @@ enum Action {
 }
 
 fn main() -> ExitCode {
-    common::run(config_admin(common::parse()))
+    common::run(administer(common::parse()))
 }
 
 // There is no last flush: whatever is printed as written, the server has acknowledged.
-async fn config_admin(args: Args) -> Result<()> {
+async fn administer(args: Args) -> Result<()> {
     let client = args.nats.connect("config-admin").await?;
     let jetstream = ContextBuilder::new().timeout(ANSWER).build(client);
     let done = match args.action {
@@ -88,7 +88,8 @@ async fn cycle(jetstream: &Context, args: &Args) -> Result<()> {
         }
     }
     let summary = common::summary(cycles, "cycles", last - started);
-    Ok(writeln!(stdout(), "{summary}")?)
+    writeln!(stdout(), "{summary}")?;
+    Ok(())
 }
 
 /// Turns it to what it is not. Between reading and writing somebody else may write, and two who
@@ -113,7 +114,8 @@ async fn toggle(jetstream: &Context) -> Result<(u64, bool)> {
 /// Turns it on or off, whatever it was. The last one to do so is right, so nothing is compared.
 async fn set(jetstream: &Context, on: bool) -> Result<()> {
     let revision = write(jetstream, on, None).await?;
-    Ok(writeln!(stdout(), "#{revision} {KEY} is {}", kv::word(on))?)
+    writeln!(stdout(), "#{revision} {KEY} is {}", kv::word(on))?;
+    Ok(())
 }
 
 /// Writes, and returns the revision that the server gave it. `bucket.put` and `bucket.update` do

@@ -40,10 +40,11 @@ struct Args {
 }
 
 fn main() -> ExitCode {
-    common::run(config_app(common::parse()))
+    // Changes come unasked: a thread has to read on while lines are written.
+    common::run_multi_thread(follow_switch(common::parse()))
 }
 
-async fn config_app(args: Args) -> Result<()> {
+async fn follow_switch(args: Args) -> Result<()> {
     let client = args.nats.connect("config-app").await?;
     let (mut tally, mut is_on) = (Tally::default(), false);
     // Dropped where it stands: whoever only listens leaves nothing undone, and has nothing to
@@ -83,13 +84,19 @@ async fn follow(client: &Client, args: &Args, tally: &mut Tally, is_on: &mut boo
                 .map_err(|error| common::failure(error.as_ref()));
             match failure {
                 Err(Failure::Missing) if is_first && !told.replace(true) => {
-                    writeln!(stdout(), "waiting for the bucket {BUCKET}: {KEY} is off")?;
                     place.before_the_bucket();
+                    writeln!(stdout(), "waiting for the bucket {BUCKET}: {KEY} is off")?;
                 }
-                Err(failure) if !is_first && failure != Failure::Passing && !told.replace(true) => {
-                    tracing::warn!("cannot watch the bucket {BUCKET}: waiting until it is there");
+                Err(Failure::Passing) | Ok(_) => {}
+                Err(_) if !is_first && !told.replace(true) => {
+                    let why = opened
+                        .as_ref()
+                        .err()
+                        .map(|error| common::explain(error.as_ref()));
+                    let why = why.unwrap_or_default();
+                    tracing::warn!("cannot watch the bucket {BUCKET}, trying on: {why}");
                 }
-                _ => {}
+                Err(_) => {}
             }
             opened
         };

@@ -37,10 +37,10 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    common::run(device_admin(common::parse()))
+    common::run(send_command(common::parse()))
 }
 
-async fn device_admin(args: Args) -> Result<()> {
+async fn send_command(args: Args) -> Result<()> {
     let client = args.nats.connect("device-admin").await?;
     let Command::Interval { sensor, duration } = args.command;
     let command = DeviceCommand {

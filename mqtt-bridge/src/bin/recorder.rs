@@ -14,14 +14,16 @@ use anyhow::{Context, Error, Result};
 use async_nats::jetstream::consumer::{AckPolicy, PullConsumer, pull};
 use async_nats::jetstream::{AckKind, ContextBuilder, stream};
 use clap::Parser;
-use common::{Pull, Seen, Tally};
+use common::{Pull, Tally};
 use mqtt_bridge::SUBJECT;
 
+/// The stream that keeps the readings.
 const STREAM: &str = "readings";
+/// Its durable consumer.
 const CONSUMER: &str = "recorder";
 /// How long the server has to answer.
 const ANSWER: Duration = Duration::from_secs(2);
-/// What was handed to a recorder that died is handed over again after this time.
+/// What is not acknowledged after this time is delivered again: its recorder may have died.
 const ACK_WAIT: Duration = Duration::from_secs(2);
 /// How many readings back a repetition is recognised.
 const MEMORY: usize = 65_536;
@@ -70,23 +72,22 @@ async fn record(args: Args) -> Result<()> {
         Ok(consumer.await?)
     };
     let opened = Pull::open(&client, open).await;
-    let mut pull = opened.with_context(|| format!("cannot record from {}", args.nats))?;
-    let mut seen = Seen::new(MEMORY);
-    mqtt_bridge::recall(&jetstream, pull.consumer(), &mut seen).await?;
+    let mut pull = opened.with_context(|| format!("cannot record on {}", args.nats))?;
+    let mut seen = mqtt_bridge::recall(&jetstream, pull.consumer(), MEMORY).await?;
     let mut out = BufWriter::new(stdout());
     writeln!(out, "recording {SUBJECT} from the stream {STREAM}")?;
     out.flush()?;
 
     let mut tally = Tally::default();
     while let left @ 1.. = tally.left(args.limit)
-        && let Some(messages) = pull.next(usize::try_from(left)?).await?
+        && let Some(messages) = pull.next(left).await?
     {
         let mut answers = Vec::with_capacity(messages.len());
         for message in messages {
             let answer = match mqtt_bridge::reading(&message.payload) {
                 Ok(reading) => {
                     // QoS 1 and JetStream promise "at least once": sometimes it is twice.
-                    if seen.is_new(mqtt_bridge::name(&reading)) {
+                    if seen.insert(mqtt_bridge::name(&reading)) {
                         tally.add();
                         if !args.quiet {
                             writeln!(out, "{}", mqtt_bridge::line(&reading))?;

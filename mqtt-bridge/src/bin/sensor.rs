@@ -37,7 +37,7 @@ struct Args {
     #[arg(long)]
     count: Option<u64>,
     /// Pause between two readings, such as 500ms or 1m; 0s: as fast as the broker takes them
-    #[arg(long, default_value = "1s", value_parser = humantime::parse_duration)]
+    #[arg(long, default_value = "1s", value_name = "DURATION", value_parser = humantime::parse_duration)]
     interval: Duration,
     /// 0: sent once, and perhaps lost; 1: sent until the broker acknowledges it
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(0..=1))]
@@ -48,10 +48,10 @@ struct Args {
 }
 
 fn main() -> ExitCode {
-    common::run(sensor(common::parse()))
+    common::run(keep_sending(common::parse()))
 }
 
-async fn sensor(args: Args) -> Result<()> {
+async fn keep_sending(args: Args) -> Result<()> {
     let status = format!("device/status/{}", args.id);
     let commands = format!("device/cmd/{}", args.id);
     let mut broker = session(&args, &status)?;

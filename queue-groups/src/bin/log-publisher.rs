@@ -24,10 +24,10 @@ const SUBJECT: &str = "logs.process";
 struct Args {
     #[command(flatten)]
     nats: common::NatsArgs,
-    /// How many
+    /// How many messages to send
     #[arg(long, default_value_t = 30)]
     count: u64,
-    /// Print nothing but the last line, as always: other programs print more without this
+    /// Accepted as elsewhere: nothing but the last line is printed anyway
     #[arg(long = "quiet")]
     _quiet: bool,
 }

@@ -30,15 +30,15 @@ struct Args {
     /// What this worker calls itself [default: a name drawn at random]
     #[arg(long)]
     name: Option<String>,
-    /// Stop after so many entries
+    /// Stop after this many entries
     #[arg(long)]
     limit: Option<u64>,
-    /// Print no line for each entry
-    #[arg(long)]
-    quiet: bool,
     /// How many messages may wait while the worker is busy; more are dropped
     #[arg(long, default_value_t = 1 << 20, value_parser = clap::value_parser!(u32).range(1..))]
     buffer: u32,
+    /// Print no line for each entry
+    #[arg(long)]
+    quiet: bool,
 }
 
 fn main() -> ExitCode {

@@ -39,7 +39,7 @@ struct Args {
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     concurrency: u32,
     /// How long to wait for each reply
-    #[arg(long, default_value = "2s", value_parser = humantime::parse_duration)]
+    #[arg(long, default_value = "2s", value_name = "DURATION", value_parser = humantime::parse_duration)]
     timeout: Duration,
     /// Print no line for each reply
     #[arg(long)]
@@ -47,14 +47,20 @@ struct Args {
 }
 
 fn main() -> ExitCode {
-    common::run(ask(common::parse()))
+    let args: Args = common::parse();
+    // Lines can wait in a full pipe, and replies have to be read all the same.
+    if args.quiet {
+        common::run(ask(args))
+    } else {
+        common::run_multi_thread(ask(args))
+    }
 }
 
 async fn ask(args: Args) -> Result<()> {
     let client = args.nats.connect("math-client").await?;
     let mut times = Histogram::<u64>::new(3)?;
     let mut failures = Vec::new();
-    let (mut failed, begun) = (0_u64, Instant::now());
+    let (mut failed, started) = (0_u64, Instant::now());
 
     // Each request is a future, so having many on their way takes no threads: they share the one
     // connection, and replies come in whatever order the servers are done.
@@ -89,14 +95,14 @@ async fn ask(args: Args) -> Result<()> {
     }
 
     if args.count != 1 {
-        let summary = common::summary(times.len(), "requests", begun.elapsed());
+        let summary = common::summary(times.len(), "requests", started.elapsed());
         let [p50, p99] = [0.50, 0.99].map(|share| times.value_at_quantile(share));
         writeln!(stdout(), "{summary}, p50 {p50} µs, p99 {p99} µs")?;
     }
     let failures = failures.join("; ");
     match (failed, args.count) {
         (0, _) => Ok(()),
-        // Whoever stops it knows that it is not done.
+        // Told to stop, it owes nobody the rest.
         _ if common::is_shutting_down() => {
             tracing::warn!("{failed} requests failed until it was stopped: {failures}");
             Ok(())
@@ -118,9 +124,12 @@ async fn sum(client: &Client, request: SumRequest, patience: Duration) -> Result
     let request = Request::new().payload(payload).timeout(None);
     let lost = common::lost();
     let reply = tokio::select! {
+        biased;
         reply = timeout(patience, client.send_request(SUBJECT, request)) => reply,
         // Replies go to a connection, and this one is no more.
-        () = lost => bail!("no reply, for the connection was lost: try again"),
+        () = lost => bail!(
+            "the connection was lost before a reply came; the request may have been handled: try again if that does no harm"
+        ),
     };
     let reply = match reply {
         Ok(Ok(reply)) => reply,

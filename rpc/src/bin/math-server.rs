@@ -13,10 +13,7 @@ use anyhow::Result;
 use async_nats::{Client, Message};
 use clap::Parser;
 use futures::StreamExt;
-use rpc::{QUEUE_GROUP, SUBJECT};
-
-/// How many requests are handled at once. The others wait in the subscription.
-const HANDLERS: usize = 256;
+use rpc::{HANDLERS, QUEUE_GROUP, SUBJECT};
 
 /// Adds two numbers for whoever asks, together with all other servers.
 #[derive(Parser)]
@@ -44,7 +41,8 @@ async fn serve(args: Args) -> Result<()> {
     let requests = common::until_shutdown(&client, requests);
     let taken = Cell::new(0_u64);
     // Many at a time, each as soon as it comes; beyond that the next one waits for one to be done.
-    // A handler that computes for long would keep all others waiting: give it `tokio::spawn`.
+    // A handler that computes for long would keep all others waiting: give it
+    // `tokio::task::spawn_blocking`.
     let handled = requests.for_each_concurrent(HANDLERS, async |request| {
         taken.update(|taken| taken + 1);
         reply(&client, request).await;

@@ -10,17 +10,13 @@
 use std::cell::Cell;
 use std::io::{Write, stdout};
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::Result;
 use async_nats::{Client, Message};
 use clap::Parser;
 use futures::StreamExt;
-use rpc::{QUEUE_GROUP, SUBJECT, Service};
-
-/// How many requests are handled at once. The others wait in the subscription.
-const HANDLERS: usize = 256;
+use rpc::{HANDLERS, QUEUE_GROUP, SUBJECT, Service};
 
 /// Adds two numbers for whoever asks, and tells what it is and what it did.
 #[derive(Parser)]
@@ -40,12 +36,8 @@ async fn serve(args: Args) -> Result<()> {
     // The same subscription as that of `math-server`: both kinds can serve side by side.
     let requests = client.queue_subscribe(SUBJECT, QUEUE_GROUP.into()).await?;
     // What makes it a service: it answers `$SRV.PING`, `$SRV.INFO` and `$SRV.STATS`.
-    let service = Arc::new(Service::new(&client));
+    let service = Service::new(&client);
     let questions = service.subscribe(&client).await?;
-    let describing = {
-        let (service, client) = (Arc::clone(&service), client.clone());
-        tokio::spawn(async move { service.describe(&client, questions).await })
-    };
     client.flush().await?;
     writeln!(
         stdout(),
@@ -59,8 +51,10 @@ async fn serve(args: Args) -> Result<()> {
         taken.update(|taken| taken + 1);
         reply(&service, &client, request).await;
     });
-    handled.await;
-    describing.abort();
+    tokio::select! {
+        () = handled => {}
+        ended = service.describe(&client, questions) => ended?,
+    }
     common::close(&client).await?;
     writeln!(stdout(), "took {} requests", taken.get())?;
     Ok(())
@@ -71,7 +65,7 @@ async fn reply(service: &Service, client: &Client, request: Message) {
         tracing::debug!("a message without a reply subject");
         return;
     };
-    let begun = Instant::now();
+    let started = Instant::now();
     let (sent, error) = match rpc::answer(&request.payload) {
         Ok(sum) => (client.publish(reply_to, sum.into()).await, None),
         Err(error) => {
@@ -80,7 +74,7 @@ async fn reply(service: &Service, client: &Client, request: Message) {
             (sent.await, Some(error))
         }
     };
-    service.count(begun.elapsed(), error);
+    service.count(started.elapsed(), error);
     if let Err(error) = sent {
         tracing::warn!("cannot send a reply: {error}");
     }
