@@ -8,8 +8,12 @@ use async_nats::jetstream::stream::{Config, Stream};
 use async_nats::jetstream::{Context, ErrorCode};
 use common::{Failure, Refused};
 use tokio::sync::Mutex;
+use tokio::time::sleep;
 
 use crate::settings::differences;
+
+/// Before something is asked again.
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// A stream that is there, or else is created again.
 #[derive(Debug)]
@@ -57,6 +61,8 @@ impl OrderStream {
     ///
     /// As [`open`](Self::open), where it has stored nothing for `patience`.
     pub async fn find_again(&self, asked_at: Instant) -> Result<()> {
+        // What is wrong may take a moment, the election of a leader for instance.
+        sleep(PAUSE).await;
         let mut found = self.found.lock().await;
         if found.1 > asked_at {
             return Ok(());

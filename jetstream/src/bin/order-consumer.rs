@@ -85,7 +85,7 @@ async fn take_orders(args: Args) -> Result<()> {
     while let left @ 1.. = tally.left(args.limit)
         && let Some(messages) = pull.next(left).await?
     {
-        let mut answers = Vec::with_capacity(messages.len());
+        let (mut answers, mut again) = (Vec::with_capacity(messages.len()), Vec::new());
         for message in messages {
             let info = message.info().map_err(Error::from_boxed)?;
             let answer = match payload::parse::<Order>(&message.payload) {
@@ -98,11 +98,7 @@ async fn take_orders(args: Args) -> Result<()> {
                             writeln!(out, "{}", lines::taken(&order, info.delivered))?;
                         }
                     } else {
-                        repeated += 1;
-                        if !args.quiet {
-                            let id = common::printable(&order.order_id);
-                            tracing::warn!("{id} came again: not printed twice");
-                        }
+                        again.push(order.order_id);
                     }
                     AckKind::Ack
                 }
@@ -115,6 +111,11 @@ async fn take_orders(args: Args) -> Result<()> {
                 }
             };
             answers.push((message, answer));
+        }
+        if let [first, more @ ..] = &again[..] {
+            let (id, more) = (common::printable(first), more.len());
+            tracing::info!("{id} came again, and {more} more: not printed twice");
+            repeated += again.len();
         }
         // Printed first: whoever acknowledges first and is killed in between has lost it.
         out.flush()?;
