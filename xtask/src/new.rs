@@ -136,7 +136,7 @@ impl Renamed<'_> {
              cargo test   # needs a nats-server on the PATH, or Python's pip, which fetches one\n\
              ```\n\n\
              - [{name}/](./{name}/README.md): the programs, with their lesson and their tests\n\
-             - [common/](./common/src/lib.rs): connection flags, shutdown, errors, payload types; keep what you use\n\
+             - [common/](./common/src/lib.rs): connection flags, shutdown, errors, payload types, ways through an outage; keep what you use\n\
              - [testkit/](./testkit/src/lib.rs): a real nats-server for the tests\n\n\
              What to change first: the payload types in [common/src/payload.rs](./common/src/payload.rs), the \
              subjects at the top of each program, and the tests that name them.\n",
