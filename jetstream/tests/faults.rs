@@ -236,11 +236,12 @@ fn an_idle_consumer_works_again_within_a_second_of_the_servers_return() -> Resul
 fn a_consumer_whose_question_is_lost_with_the_server_asks_again_at_once() -> Result<()> {
     let mut server = Server::start()?;
     let link = Link::to(server.port())?;
-    // It asks for the stream ten times a second, so a question is always on its way.
     link.delay(Duration::from_millis(300));
     let mut command = server.command(CONSUMER);
     let mut consumer = Program::spawn(command.env("NATS_URL", link.url()))?;
     consumer.expect_stderr("there is no stream")?;
+    // It asks again after 100 ms, and then the question is on its way for 300 ms.
+    std::thread::sleep(Duration::from_millis(250));
     server.kill()?;
     consumer.expect_stderr("lost the connection")?;
     link.delay(Duration::ZERO);

@@ -211,6 +211,25 @@ fn the_sensor_is_back_within_a_second_of_its_broker_and_says_so_once() -> Result
 }
 
 #[test]
+fn a_sensor_that_is_back_says_so_after_its_last_will() -> Result<()> {
+    let server = Server::start()?;
+    let mut watcher = Mqtt::connect(&server, "watcher")?;
+    watcher.subscribe("device/status/+")?;
+    let link = Link::to(server.mqtt_port())?;
+    let mut command = server.command(SENSOR);
+    command.env("MQTT_URL", format!("mqtt://127.0.0.1:{}", link.port()));
+    let mut sensor = Program::spawn(&mut command)?;
+    assert_eq!(&*watcher.next()?.payload, b"online");
+    sensor.expect("sends to device/temp")?;
+    // The broker is there, and sees the connection break.
+    link.reset();
+    assert_eq!(&*watcher.next()?.payload, b"offline");
+    assert_eq!(&*watcher.next()?.payload, b"online");
+    assert!(sensor.stop()?.success());
+    Ok(())
+}
+
+#[test]
 fn a_sensor_can_be_stopped_while_its_broker_is_away() -> Result<()> {
     let mut server = Server::start()?;
     let mut sensor = ready(&server, SENSOR, "--interval 50ms")?;
