@@ -78,6 +78,20 @@ async fn no_value_yet_means_off() -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn an_app_that_is_stopped_before_its_limit_sums_up_too() -> Result<()> {
+    let server = Server::start()?;
+    admin(&server, &["set", "true"])?;
+    let mut app = Program::spawn(server.command(APP).args(["--limit", "5"]))?;
+    app.expect("#1 site_maintenance is on")?;
+    let ended = app.stop()?;
+    assert!(ended.success());
+    let last = ended.stdout.last().context("no line")?;
+    assert!(last.starts_with("1 values in "), "{last}");
+    assert!(last.ends_with(", site_maintenance is on"), "{last}");
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn another_value_a_delete_and_a_purge_are_reported_and_mean_off() -> Result<()> {
     let server = Server::start()?;

@@ -426,6 +426,7 @@ async fn the_service_can_be_found_and_watched() -> Result<()> {
     let stats = request("$SRV.STATS.math".into()).await?;
     let stats: serde_json::Value = serde_json::from_slice(&stats.payload)?;
     assert_eq!(stats["type"], "io.nats.micro.v1.stats_response");
+    assert!(stats["metadata"].is_object(), "{stats}");
     assert!(stats["started"].as_str().is_some_and(|at| at.contains('T')));
     let endpoint = &stats["endpoints"][0];
     assert_eq!(endpoint["name"], "sum");
