@@ -70,33 +70,35 @@ async fn follow(client: &Client, args: &Args, tally: &mut Tally, is_on: &mut boo
         // At the start it waits for a bucket that is missing, and for nothing else. Later, for
         // whatever becomes of it: it is in the middle of its work.
         let (is_first, told) = (watched.is_none(), Cell::new(false));
-        let worth = [
-            Failure::Passing,
-            Failure::Missing,
-            Failure::Off,
-            Failure::Lasting,
-        ];
-        let worth = if is_first { &worth[..2] } else { &worth[..] };
+        let worth: &[Failure] = if is_first {
+            &[Failure::Passing, Failure::Missing]
+        } else {
+            &[
+                Failure::Passing,
+                Failure::Missing,
+                Failure::Off,
+                Failure::Lasting,
+            ]
+        };
         let open = async || {
             let opened = watch(&jetstream, &place).await;
-            let failure = opened
-                .as_ref()
-                .map_err(|error| common::failure(error.as_ref()));
-            match failure {
-                Err(Failure::Missing) if is_first && !told.replace(true) => {
-                    place.before_the_bucket();
-                    writeln!(stdout(), "waiting for the bucket {BUCKET}: {KEY} is off")?;
+            if let Err(error) = &opened
+                && !told.get()
+            {
+                match common::failure(error.as_ref()) {
+                    Failure::Missing if is_first => {
+                        told.set(true);
+                        place.before_the_bucket();
+                        writeln!(stdout(), "waiting for the bucket {BUCKET}: {KEY} is off")?;
+                    }
+                    Failure::Passing => {}
+                    _ if is_first => {} // it ends here, with this error
+                    _ => {
+                        told.set(true);
+                        let why = common::explain(error.as_ref());
+                        tracing::warn!("cannot watch the bucket {BUCKET}, trying on: {why}");
+                    }
                 }
-                Err(Failure::Passing) | Ok(_) => {}
-                Err(_) if !is_first && !told.replace(true) => {
-                    let why = opened
-                        .as_ref()
-                        .err()
-                        .map(|error| common::explain(error.as_ref()));
-                    let why = why.unwrap_or_default();
-                    tracing::warn!("cannot watch the bucket {BUCKET}, trying on: {why}");
-                }
-                Err(_) => {}
             }
             opened
         };
