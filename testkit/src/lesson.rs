@@ -10,6 +10,8 @@
 //! | --- | --- |
 //! | `$ cargo run -p rpc --bin math-client -- 17 25` | a program of the workspace, with its arguments |
 //! | `$ cargo run -p rpc --bin math-client -- 1 2 2>&1` | the same, with stderr, and with an exit code that is not 0 |
+//! | `$ cargo run -p rpc --example first-math-server` | an example of the workspace |
+//! | `$ pkill -KILL -x math-server` | kills every program of this scene with exactly that name |
 //! | `$ pkill -KILL -f 'math-server'` | kills the programs of this scene whose command line contains that |
 //! | `^C` | the program runs on; when all other blocks are done, it is stopped, and has to exit with 0 |
 //! | `Killed` | the program runs on until a `pkill -KILL` of another block hits it |
@@ -106,18 +108,26 @@ pub struct Printed {
 pub enum Action {
     /// Runs a program of the workspace.
     Run {
-        /// Its name.
+        /// Its path inside cargo's folder of built programs: `math-server`, or
+        /// `examples/first-math-server` for an example.
         program: String,
         /// Its arguments.
         args: Vec<String>,
         /// Whether what it reports belongs to what it prints.
         with_stderr: bool,
     },
-    /// Kills the programs whose command line contains `pattern`.
-    Kill {
-        /// A part of a command line: the program's name, a blank, its arguments.
-        pattern: String,
-    },
+    /// Kills programs.
+    Kill(Victims),
+}
+
+/// Which programs of a scene `pkill` kills.
+#[derive(Debug, PartialEq)]
+pub enum Victims {
+    /// Those with this name (`pkill -x`).
+    Named(String),
+    /// Those whose command line contains this: the program's name, a blank, its arguments
+    /// (`pkill -f`).
+    Matching(String),
 }
 
 impl Lesson {
@@ -270,8 +280,8 @@ impl Scene {
             for step in steps {
                 on_line(terminal, &format!("$ {}", step.command));
                 let shown = match Action::parse(&step.command)? {
-                    Action::Kill { pattern } => {
-                        stage.kill(&pattern)?;
+                    Action::Kill(victims) => {
+                        stage.kill(&victims)?;
                         String::new()
                     }
                     Action::Run {
@@ -290,7 +300,7 @@ impl Scene {
                         } else {
                             process.expect("")?;
                             stage.running.push(Running {
-                                line: format!("{program} {}", args.join(" ")),
+                                line: format!("{} {}", name_of(&program), args.join(" ")),
                                 process,
                                 place: (terminal, printed[terminal].len()),
                                 killed: false,
@@ -344,16 +354,23 @@ struct Running {
 }
 
 impl Stage {
-    fn kill(&mut self, pattern: &str) -> Result<()> {
+    fn kill(&mut self, victims: &Victims) -> Result<()> {
         let mut hit = false;
         for running in &mut self.running {
-            if running.line.contains(pattern) {
+            let is_victim = match victims {
+                Victims::Named(name) => running.line.split(' ').next() == Some(name),
+                Victims::Matching(part) => running.line.contains(part),
+            };
+            if is_victim && !running.killed {
                 running.process.kill()?;
                 running.killed = true;
                 hit = true;
             }
         }
-        ensure!(hit, "no program of this scene matches {pattern:?}");
+        ensure!(
+            hit,
+            "pkill found no running program of this scene: {victims:?}"
+        );
         Ok(())
     }
 }
@@ -475,9 +492,15 @@ impl Action {
         let words = shell_words::split(command)?;
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
         match &words[..] {
-            ["pkill", "-KILL", "-f", pattern] => Ok(Self::Kill {
-                pattern: (*pattern).to_owned(),
-            }),
+            ["pkill", "-KILL", "-x", name] => {
+                // Linux keeps no more of a process's name.
+                ensure!(
+                    name.len() <= 15,
+                    "`{command}` kills nothing: pkill -x compares 15 characters of a name at most"
+                );
+                Ok(Self::Kill(Victims::Named((*name).to_owned())))
+            }
+            ["pkill", "-KILL", "-f", part] => Ok(Self::Kill(Victims::Matching((*part).to_owned()))),
             ["cargo", "run", rest @ ..] => {
                 let (rest, with_stderr) = match rest {
                     [rest @ .., "2>&1"] => (rest, true),
@@ -488,27 +511,37 @@ impl Action {
                     .position(|word| *word == "--")
                     .unwrap_or(rest.len());
                 let (flags, args) = rest.split_at(split);
-                let program = match flags {
-                    ["-q", "-p", _, "--bin", bin] | ["-p", _, "--bin", bin] => bin,
-                    ["-q", "-p", package] | ["-p", package] => package,
+                let program = match flags.strip_prefix(&["-q"]).unwrap_or(flags) {
+                    ["-p", _, "--bin", program] => (*program).to_owned(),
+                    ["-p", _, "--example", program] => format!("examples/{program}"),
+                    ["-p", package] => (*package).to_owned(),
                     _ => bail!(
-                        "`{command}`: expected cargo run -p PACKAGE [--bin PROGRAM] [-- ARGUMENTS]"
+                        "`{command}`: expected cargo run -p PACKAGE [--bin PROGRAM|--example PROGRAM] [-- ARGUMENTS]"
                     ),
                 };
                 let args = args.iter().skip(1).map(|arg| (*arg).to_owned()).collect();
                 Ok(Self::Run {
-                    program: (*program).to_owned(),
+                    program,
                     args,
                     with_stderr,
                 })
             }
-            _ => bail!("`{command}`: neither `cargo run` nor `pkill -KILL -f`"),
+            _ => bail!("`{command}`: neither `cargo run` nor `pkill -KILL -x`"),
         }
     }
 }
 
-/// Where a program of the workspace lies, as seen from a test of it: beside the folder of the
-/// test's own binary.
+/// Returns the path of the example `name` of the package whose test calls this:
+/// `target/debug/examples/name`, as a rule.
+///
+/// `cargo test` builds examples, `cargo test --test NAME` does not: it leaves those that an earlier
+/// build has made.
+#[must_use]
+pub fn example(name: &str) -> PathBuf {
+    beside_this_test("examples").join(name)
+}
+
+/// The path of a built program, as seen from a test, which cargo puts into a folder beside it.
 fn beside_this_test(program: &str) -> PathBuf {
     let own = std::env::current_exe().unwrap_or_default();
     let folder = own
@@ -516,4 +549,69 @@ fn beside_this_test(program: &str) -> PathBuf {
         .and_then(Path::parent)
         .unwrap_or(Path::new("."));
     folder.join(program)
+}
+
+/// The name of a program, without the folder.
+fn name_of(program: &str) -> &str {
+    program.rsplit('/').next().unwrap_or(program)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(program: &str, args: &[&str], with_stderr: bool) -> Action {
+        Action::Run {
+            program: program.to_owned(),
+            args: args.iter().map(|arg| (*arg).to_owned()).collect(),
+            with_stderr,
+        }
+    }
+
+    #[test]
+    fn commands_name_a_program_an_example_or_a_victim() -> Result<()> {
+        for (command, action) in [
+            ("cargo run -p hello", run("hello", &[], false)),
+            (
+                "cargo run -q -p rpc --bin math-client -- 1 2 2>&1",
+                run("math-client", &["1", "2"], true),
+            ),
+            (
+                "cargo run -p rpc --example first-math-client -- 1 2",
+                run("examples/first-math-client", &["1", "2"], false),
+            ),
+            (
+                "pkill -KILL -x math-server",
+                Action::Kill(Victims::Named("math-server".into())),
+            ),
+        ] {
+            assert_eq!(Action::parse(command)?, action);
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_name_that_pkill_cannot_find_is_refused() {
+        assert!(Action::parse("pkill -KILL -x order-publisher").is_ok());
+        assert!(Action::parse("pkill -KILL -x first-math-server").is_err());
+    }
+
+    #[test]
+    fn pkill_hits_the_programs_of_exactly_that_name() -> Result<()> {
+        let mut stage = Stage::default();
+        for line in ["sleep 1000", "sleep 1000 again", "sleeper sleep"] {
+            stage.running.push(Running {
+                line: line.into(),
+                process: Program::spawn(Command::new("sleep").arg("1000"))?,
+                place: (0, 0),
+                killed: false,
+            });
+        }
+        stage.kill(&Victims::Named("sleep".into()))?;
+        let killed: Vec<bool> = stage.running.iter().map(|running| running.killed).collect();
+        assert_eq!(killed, [true, true, false]);
+        // A program is killed once: there is none left.
+        assert!(stage.kill(&Victims::Named("sleep".into())).is_err());
+        Ok(())
+    }
 }

@@ -5,6 +5,7 @@
 //! - [`Link`]: a network in between that can be slow or cut;
 //! - [`Lesson`]: the terminal sessions of a README, played for real;
 //! - [`Certificates`]: an authority and what it signed, for TLS;
+//! - [`example`]: where an example of the package under test lies;
 //! - [`nats_server`]: where the server's binary comes from.
 //!
 //! Everything blocks, with a deadline: a test waits for what it is about, and says what it had
@@ -33,7 +34,7 @@ mod provision;
 mod server;
 
 pub use certificates::Certificates;
-pub use lesson::{Action, Lesson, Printed, Scene, Step, Terminal, is_match};
+pub use lesson::{Action, Lesson, Printed, Scene, Step, Terminal, Victims, example, is_match};
 pub use link::Link;
 pub use port::Port;
 pub use program::{Ended, Program, Signal};

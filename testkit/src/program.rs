@@ -103,7 +103,7 @@ impl Program {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
-            .with_context(|| format!("cannot start {}", Path::new(&program).display()))?;
+            .with_context(|| cannot_start(Path::new(&program)))?;
         let guard = Guard::new(child.id(), folder).inspect_err(|_| {
             let _ = child.kill();
             let _ = child.wait();
@@ -403,6 +403,15 @@ impl Output {
             lines = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
     }
+}
+
+fn cannot_start(program: &Path) -> String {
+    let shown = program.display();
+    let folder = program.parent().and_then(Path::file_name);
+    if folder.is_some_and(|folder| folder == "examples") {
+        return format!("cannot start {shown} (`cargo build --examples` makes it)");
+    }
+    format!("cannot start {shown}")
 }
 
 fn name_of(program: &OsStr) -> String {

@@ -125,7 +125,7 @@ fn labels(scene: &Scene) -> Vec<String> {
         .map(|terminal| {
             let step = terminal.steps.first();
             step.and_then(|step| match Action::parse(&step.command) {
-                Ok(Action::Run { program, .. }) => Some(program),
+                Ok(Action::Run { program, .. }) => Some(program.replace("examples/", "")),
                 _ => None,
             })
             .unwrap_or_else(|| "shell".into())

@@ -114,7 +114,10 @@ impl Renamed<'_> {
         for (n, part) in text.split(&old).enumerate() {
             if n > 0 {
                 result.extend(["cargo run -p ", name]);
-                if !part.starts_with(" --bin") {
+                if ![" --bin", " --example"]
+                    .iter()
+                    .any(|flag| part.starts_with(flag))
+                {
                     result.extend([" --bin ", experiment]);
                 }
             }
@@ -215,10 +218,22 @@ mod tests {
             experiment: "hello",
             name: "greeter",
         };
-        let text = "cargo run -p hello -- --server x\ncargo run -p hello --bin hello";
-        let expected =
-            "cargo run -p greeter --bin hello -- --server x\ncargo run -p greeter --bin hello";
-        assert_eq!(renamed.commands(text), expected);
+        for (command, expected) in [
+            (
+                "cargo run -p hello -- --server x",
+                "cargo run -p greeter --bin hello -- --server x",
+            ),
+            (
+                "cargo run -p hello --bin hello",
+                "cargo run -p greeter --bin hello",
+            ),
+            (
+                "cargo run -p hello --example first-hello",
+                "cargo run -p greeter --example first-hello",
+            ),
+        ] {
+            assert_eq!(renamed.commands(command), expected);
+        }
     }
 
     #[test]

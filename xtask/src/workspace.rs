@@ -41,12 +41,14 @@ pub fn cargo() -> Command {
     cargo
 }
 
-/// Builds the programs of `packages`, and tells where each lies, by its name.
+/// Builds the programs of `packages`, and returns the path of each by its name; the name of an
+/// example begins with `examples/`.
 pub fn build(packages: &[String]) -> Result<HashMap<String, PathBuf>> {
     let mut build = cargo();
     build.args([
         "build",
         "--bins",
+        "--examples",
         "--message-format=json-render-diagnostics",
     ]);
     for package in packages {
@@ -68,7 +70,9 @@ pub fn build(packages: &[String]) -> Result<HashMap<String, PathBuf>> {
             message["target"]["name"].as_str(),
             message["executable"].as_str(),
         ) {
-            programs.insert(name.to_owned(), PathBuf::from(path));
+            let is_example = message["target"]["kind"][0] == "example";
+            let folder = if is_example { "examples/" } else { "" };
+            programs.insert(format!("{folder}{name}"), PathBuf::from(path));
         }
     }
     Ok(programs)
@@ -89,10 +93,13 @@ pub fn bench(args: &[String]) -> Result<()> {
 
 /// Lets the tests that play READMEs rewrite them.
 pub fn bless(named: &[String]) -> Result<()> {
+    let chosen = chosen(named)?;
+    // `cargo test --test` builds the programs beside the test, but not the examples.
+    build(&chosen)?;
     let mut test = cargo();
     test.args(["test", "--quiet"]).env("BLESS", "1");
-    for name in chosen(named)? {
-        test.args(["--package", &name]);
+    for name in &chosen {
+        test.args(["--package", name]);
     }
     test.args(["--test", "readme"]);
     ensure!(
