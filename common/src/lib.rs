@@ -1,19 +1,18 @@
-//! What every program of the playground needs around its lesson: the connection flags, a connection
-//! with sound settings, a clean end, errors of one line, and the ways through an outage.
+//! What every program of the playground needs around its lesson: connection flags, a connection with
+//! sound settings, a clean stop, errors in one line, payload types.
 //!
-//! It hides no NATS call. What [`NatsArgs::connect`] returns is the client library's own
-//! [`Client`](async_nats::Client), and a program subscribes, publishes, and opens streams, consumers
-//! and buckets with it directly. What several programs do when something breaks is here, once:
-//! [`until_shutdown`] leaves a subject without loss, [`lost`] tells that an answer will not come,
-//! and with the feature `jetstream` [`retry`] knows which failures pass, and [`Pull`] keeps taking
-//! messages through all of them.
+//! `common` hides no NATS call. A [`Connection`] dereferences to the client library's own
+//! [`Client`](async_nats::Client), so a program subscribes, publishes, and opens streams, consumers
+//! and buckets directly.
 //!
 //! ```no_run
 //! use std::process::ExitCode;
 //!
 //! use clap::Parser;
+//! use common::{CancellationToken, Output};
+//! use futures::StreamExt;
 //!
-//! /// Says when it is connected.
+//! /// Prints the news.
 //! #[derive(Parser)]
 //! struct Args {
 //!     #[command(flatten)]
@@ -21,38 +20,40 @@
 //! }
 //!
 //! fn main() -> ExitCode {
-//!     common::run(connected(common::parse()))
+//!     common::run(print_news)
 //! }
 //!
-//! async fn connected(args: Args) -> anyhow::Result<()> {
-//!     let client = args.nats.connect("connected").await?;
-//!     // … subscribe, publish, request: the lesson …
-//!     common::shutdown().await;
-//!     common::close(&client).await
+//! async fn print_news(args: Args, stop: CancellationToken) -> anyhow::Result<()> {
+//!     let nats = args.nats.connect("news", &stop).await?;
+//!     let mut out = Output::new();
+//!     let mut news = nats.drain_on_stop(nats.subscribe("news").await?);
+//!     while let Some(message) = news.next().await {
+//!         out.line(String::from_utf8_lossy(&message.payload)).await?;
+//!     }
+//!     out.flush().await?;
+//!     nats.permitted()
 //! }
 //! ```
 
+mod args;
 mod connection;
+mod dedup;
+mod drain;
+mod explain;
 #[cfg(feature = "jetstream")]
-mod failure;
-mod leave;
+pub mod jetstream;
+mod output;
 pub mod payload;
 mod process;
-#[cfg(feature = "jetstream")]
-mod pull;
-mod seen;
 mod tally;
 mod text;
 
-pub use connection::{NatsArgs, close, lost};
-#[cfg(feature = "jetstream")]
-pub use failure::{Failure, Refused, code, explain, failure, retry};
-pub use leave::until_shutdown;
-pub use process::{
-    Stopped, is_shutting_down, parse, run, run_multi_thread, shutdown, unless_stopped,
-};
-#[cfg(feature = "jetstream")]
-pub use pull::Pull;
-pub use seen::Seen;
+pub use tokio_util::sync::CancellationToken;
+
+pub use args::NatsArgs;
+pub use connection::{Connection, Disconnected};
+pub use dedup::Dedup;
+pub use output::Output;
+pub use process::{Stopped, run};
 pub use tally::{Tally, summary};
 pub use text::printable;

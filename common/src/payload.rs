@@ -1,4 +1,4 @@
-//! What the experiments send: JSON, one type for each kind of message.
+//! Payloads of the experiments: JSON, one type for each kind of message.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -6,12 +6,12 @@ use std::fmt;
 use serde::de::Error;
 use serde::{Deserialize, Serialize};
 
-/// Reads a payload. Anybody may publish anything on a subject, and the parser alone would take an
-/// array of the right length for an object.
+/// Parses a payload. It must be a JSON object: serde alone would also accept an array of the right
+/// length.
 ///
 /// # Errors
 ///
-/// Where it is no JSON object, or not one of this kind.
+/// If it is not a JSON object, or not one of this type.
 pub fn parse<'a, T: Deserialize<'a>>(payload: &'a [u8]) -> serde_json::Result<T> {
     if !payload.trim_ascii_start().starts_with(b"{") {
         return Err(serde_json::Error::custom("not a JSON object"));
@@ -26,8 +26,7 @@ pub struct LogEntry<'a> {
     pub id: u64,
     /// How serious it is.
     pub level: Level,
-    /// What happened. Read from JSON it is a part of that text, not a copy, unless it holds an
-    /// escape such as `\n`.
+    /// What happened. Borrowed from the JSON text, unless it contains an escape such as `\n`.
     #[serde(borrow)]
     pub message: Cow<'a, str>,
 }
@@ -73,11 +72,11 @@ pub struct SumReply {
 /// An order of `jetstream`, on the subject `orders.created`.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub struct Order {
-    /// Unique across runs; sent as `Nats-Msg-Id` too, by which the server recognises a repetition.
+    /// Unique across runs; sent as `Nats-Msg-Id` too, so that the server recognises a repetition.
     pub order_id: String,
     /// What is ordered.
     pub item: String,
-    /// How many of it.
+    /// The number of pieces.
     pub quantity: u32,
     /// The price of one, in cents.
     pub unit_price_cents: u64,

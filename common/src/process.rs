@@ -7,77 +7,52 @@ use std::process::{self, ExitCode};
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use clap::Parser;
-use tokio::runtime;
-use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::SetOnce;
+use tokio::runtime::{self, Runtime};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
-use crate::connection;
-
-/// How long a program may take to finish what it has begun once it was told to stop. Supervisors
-/// send SIGKILL some seconds after SIGTERM (Docker after 10): after that, nobody chooses any more
-/// what is left undone.
+/// Time that a program has to finish what it has begun after it was told to stop. Supervisors send
+/// SIGKILL some seconds after SIGTERM (Docker after 10).
 const GRACE: Duration = Duration::from_secs(4);
 
-static SHUTDOWN: SetOnce<()> = SetOnce::const_new();
-
-/// Reads the command line, as clap's `parse` does; but an argument that is refused is not repeated
-/// with the password that it may hold.
-#[must_use]
-pub fn parse<A: Parser>() -> A {
-    A::try_parse().unwrap_or_else(|error| {
-        let text = error.to_string();
-        let plain = without_passwords(&text);
-        if plain != text {
-            let _ = write!(io::stderr(), "{plain}");
-            process::exit(error.exit_code());
-        }
-        error.exit()
-    })
-}
-
-/// Runs a program to its end and turns that into an exit code.
+/// Runs a program: parses its command line, and turns its result into an exit code.
 ///
-/// - SIGINT and SIGTERM do not end the process: they resolve [`shutdown`], from the first moment
-///   on. A program that has not come to its end 4 s later is left where it is.
-/// - What the server denies ends the program: a publish without permission would otherwise look
-///   like success, a subscription without permission like silence.
-/// - An error becomes one line on stderr and exit code 1. [`Stopped`] is none, nor is a closed pipe
-///   (`… | head -1`): it ends the program quietly.
-/// - Diagnostics go to stderr, filtered by `RUST_LOG` (`info` unless it says otherwise).
+/// ```no_run
+/// # use std::process::ExitCode;
+/// # use common::CancellationToken;
+/// # #[derive(clap::Parser)] struct Args { #[command(flatten)] nats: common::NatsArgs }
+/// fn main() -> ExitCode {
+///     common::run(serve)
+/// }
 ///
-/// It runs on one thread: handing each message to another one costs more than most programs do with
-/// it. (Signals have a thread of their own: wherever the program stands still, it can be told to
-/// stop.)
-pub fn run(program: impl Future<Output = Result<()>>) -> ExitCode {
-    run_in(runtime::Builder::new_current_thread(), program)
-}
-
-/// As [`run`], on several threads: for a program that is sent messages without having asked for
-/// them, or waits for many answers, and prints. It can stand still, at a full pipe for instance, and
-/// its connection has to be read all the same: the server cuts off whoever does not read.
-pub fn run_multi_thread(program: impl Future<Output = Result<()>>) -> ExitCode {
-    run_in(runtime::Builder::new_multi_thread(), program)
-}
-
-fn run_in(mut builder: runtime::Builder, program: impl Future<Output = Result<()>>) -> ExitCode {
+/// async fn serve(args: Args, stop: CancellationToken) -> anyhow::Result<()> {
+///     let nats = args.nats.connect("server", &stop).await?;
+///     // … until `stop.cancelled()` …
+///     nats.close().await
+/// }
+/// ```
+///
+/// - SIGINT (Ctrl-C) and SIGTERM cancel `stop`. The program then finishes what it has begun.
+/// - After 4 s the process ends with one line and exit code 1, whatever the program is waiting
+///   for. A second signal ends it at once, with 128 plus the signal's number (130 for Ctrl-C).
+/// - An error becomes one line on stderr and exit code 1. [`Stopped`] and a closed pipe
+///   (`… | head -1`) end the program quietly with 0.
+/// - Diagnostics go to stderr, filtered by `RUST_LOG` (default: `info`).
+///
+/// All of it runs on one thread: handing each message to another thread costs more than most
+/// programs do with it. Print with [`Output`](crate::Output), which does not block that thread.
+pub fn run<A: Parser, F: Future<Output = Result<()>>>(
+    program: impl FnOnce(A, CancellationToken) -> F,
+) -> ExitCode {
+    let args = parse();
     init_logging();
-    let result = builder
-        .enable_all()
-        .build()
-        .context("cannot start the async runtime")
-        .and_then(|runtime| {
-            listen_for_signals()?;
-            let result = runtime.block_on(until_the_end(program));
-            // Not dropped: that would wait for a name look-up that hangs.
-            runtime.shutdown_background();
-            result
-        });
-    match result {
+    match run_to_end(|stop| program(args, stop)) {
         Err(error) if !error.is::<Stopped>() && !is_broken_pipe(&error) => {
-            // Nobody is left to tell when stderr is closed, too.
+            // Fails only if stderr is closed, too.
             let _ = writeln!(io::stderr(), "error: {}", one_line(&error));
             ExitCode::FAILURE
         }
@@ -85,8 +60,26 @@ fn run_in(mut builder: runtime::Builder, program: impl Future<Output = Result<()
     }
 }
 
+fn run_to_end<F: Future<Output = Result<()>>>(
+    program: impl FnOnce(CancellationToken) -> F,
+) -> Result<()> {
+    let stop = CancellationToken::new();
+    listen_for_signals(stop.clone())?;
+    let runtime = runtime()?;
+    let result = runtime.block_on(program(stop));
+    // Not dropped: that would wait for a name look-up that hangs.
+    runtime.shutdown_background();
+    result
+}
+
+fn runtime() -> Result<Runtime> {
+    let mut builder = runtime::Builder::new_current_thread();
+    let runtime = builder.enable_all().build();
+    runtime.context("cannot start the async runtime")
+}
+
 /// The program was told to stop before it had begun: while it connected, or waited for a stream.
-/// [`run`] takes it for a good end.
+/// [`run`] ends with exit code 0.
 #[derive(Debug)]
 pub struct Stopped;
 
@@ -98,70 +91,60 @@ impl fmt::Display for Stopped {
 
 impl Error for Stopped {}
 
-/// Waits for something, unless the program is told to stop.
-///
-/// # Errors
-///
-/// [`Stopped`], or as it fails.
-pub async fn unless_stopped<T>(something: impl Future<Output = Result<T>>) -> Result<T> {
-    tokio::select! {
-        result = something => result,
-        () = shutdown() => bail!(Stopped),
-    }
+/// Reads the command line like clap's `parse`. If an argument is refused, the message does not
+/// repeat a password in it.
+fn parse<A: Parser>() -> A {
+    A::try_parse().unwrap_or_else(|error| {
+        let text = error.to_string();
+        let plain = without_passwords(&text);
+        if plain != text {
+            let _ = write!(io::stderr(), "{plain}");
+            process::exit(error.exit_code());
+        }
+        error.exit()
+    })
 }
 
-/// Resolves when the program was told to stop, by SIGINT (Ctrl-C) or SIGTERM, and from then on
-/// at once for everybody who asks.
-pub async fn shutdown() {
-    SHUTDOWN.wait().await;
-}
-
-/// Whether [`shutdown`] has resolved.
-#[must_use]
-pub fn is_shutting_down() -> bool {
-    SHUTDOWN.get().is_some()
-}
-
-/// On a thread of its own, for all others may stand still, at a full pipe for instance.
-fn listen_for_signals() -> Result<()> {
-    let runtime = runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
+/// Listens on a thread of its own, so that a program whose thread is busy can be stopped, too.
+fn listen_for_signals(stop: CancellationToken) -> Result<()> {
+    let runtime = runtime()?;
     let guard = runtime.enter();
-    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
-    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+    let listen = |kind| signal(kind).context("cannot listen for signals");
+    let mut interrupt = listen(SignalKind::interrupt())?;
+    let mut terminate = listen(SignalKind::terminate())?;
     drop(guard);
     thread::spawn(move || {
         runtime.block_on(async {
+            exit_code(&mut interrupt, &mut terminate).await;
+            stop.cancel();
             tokio::select! {
-                _ = interrupt.recv() => {}
-                _ = terminate.recv() => {}
+                code = exit_code(&mut interrupt, &mut terminate) => process::exit(code),
+                () = sleep(GRACE) => {}
             }
-            let _ = SHUTDOWN.set(());
-            tokio::time::sleep(GRACE).await;
         });
-        // Stderr can be the very pipe that nobody reads: this is tried, not waited for.
+        // Stderr can be a full pipe, so the process does not wait until this is written.
         thread::spawn(|| {
-            tracing::warn!(
-                "not done {GRACE:?} after the signal: what was begun is left where it is"
+            let _ = writeln!(
+                io::stderr(),
+                "error: not finished {GRACE:?} after the signal: the rest is left undone"
             );
         });
         thread::sleep(Duration::from_millis(100));
-        process::exit(0);
+        process::exit(1);
     });
     Ok(())
 }
 
-async fn until_the_end(program: impl Future<Output = Result<()>>) -> Result<()> {
+/// Waits for a signal, and returns the exit code of a process that it ends.
+async fn exit_code(interrupt: &mut Signal, terminate: &mut Signal) -> i32 {
     tokio::select! {
-        biased;
-        denied = connection::denied() => Err(denied),
-        result = program => result,
+        _ = interrupt.recv() => 128 + 2,
+        _ = terminate.recv() => 128 + 15,
     }
 }
 
 fn init_logging() {
-    // The client library logs connection errors which we report ourselves: once is enough.
+    // The client library also logs connection errors that the program reports itself.
     let filter = std::env::var("RUST_LOG")
         .ok()
         .filter(|filter| !filter.is_empty());
@@ -175,8 +158,8 @@ fn init_logging() {
         .init();
 }
 
-/// The text without what stands between `://` and the last `@` of the same word: whatever is in a
-/// password, a slash that should have been encoded included.
+/// The text without what stands between `://` and the last `@` of the same word. A password can
+/// contain anything, even a slash that should have been encoded.
 fn without_passwords(text: &str) -> String {
     let mut parts = text.split("://");
     let mut plain = parts.next().unwrap_or_default().to_owned();
@@ -189,15 +172,16 @@ fn without_passwords(text: &str) -> String {
     plain
 }
 
-/// Printing is the one thing a program does with an [`io::Error`] of its own: errors of the
-/// network come wrapped in the client library's types.
+/// Whether the program's own output failed because the reader of the pipe is gone. (Errors of the
+/// network come in the client library's types, not as a plain [`io::Error`].)
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error
         .downcast_ref::<io::Error>()
         .is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }
 
-/// The error and its causes, each said once: many libraries repeat the cause in their own text.
+/// The error and its causes in one line, without repetitions. Many libraries repeat the cause in
+/// their own text.
 fn one_line(error: &anyhow::Error) -> String {
     let mut line = String::new();
     for cause in error.chain().map(ToString::to_string) {

@@ -1,9 +1,8 @@
-//! How many of what, and how fast: the last line of a bounded run.
+//! The last line of a bounded run: how many of what, and how fast.
 
 use std::time::{Duration, Instant};
 
-/// Counts what a receiver takes. Its clock starts at the first one and stops at the last: before
-/// and after, it waits for others.
+/// Counts what a receiver takes, and the time from the first one to the last.
 #[derive(Debug, Default)]
 pub struct Tally {
     count: u64,
@@ -12,32 +11,32 @@ pub struct Tally {
 }
 
 impl Tally {
-    /// One more.
+    /// Counts one.
     pub fn add(&mut self) {
         self.count += 1;
         self.elapsed = self.first.get_or_insert_with(Instant::now).elapsed();
     }
 
-    /// How many there were.
+    /// How many were counted.
     #[must_use]
     pub fn count(&self) -> u64 {
         self.count
     }
 
-    /// How many are left until `limit`; no end of them where there is none.
+    /// How many are left until `limit`; `u64::MAX` without a limit.
     #[must_use]
     pub fn left(&self, limit: Option<u64>) -> u64 {
         limit.map_or(u64::MAX, |limit| limit.saturating_sub(self.count))
     }
 
-    /// The line: see [`summary`].
+    /// The line for what was counted, see [`summary`].
     #[must_use]
     pub fn summary(&self, noun: &str) -> String {
         summary(self.count, noun, self.elapsed)
     }
 }
 
-/// How many of what in which time, e.g. `1000000 messages in 0.412 s (2427184/s)`.
+/// Count, noun, time and rate in one line, e.g. `1000000 messages in 0.412 s (2427184/s)`.
 #[must_use]
 pub fn summary(count: u64, noun: &str, elapsed: Duration) -> String {
     let seconds = elapsed.as_secs_f64();

@@ -1,7 +1,7 @@
-//! Text that comes from elsewhere.
+//! Text from other programs.
 
-/// What a stranger wrote, as something that can be printed: one line of 120 characters at the most,
-/// without what would move the cursor or change colours.
+/// Text from another program, made safe to print: one line of at most 120 characters, without
+/// control characters, which could move the cursor or change colours.
 #[must_use]
 pub fn printable(text: &str) -> String {
     let visible = |letter: char| if letter.is_control() { '?' } else { letter };

@@ -1,14 +1,13 @@
-//! What `common` promises every program, seen on two small ones.
+//! What `common` promises every program, tested on small ones.
 //!
 //! Each program is this test binary itself, started again with `PROGRAM` set.
 
-use std::future::Future;
-use std::io::{Write, stdout};
 use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Parser;
+use common::{CancellationToken, Connection, NatsArgs, Output};
 use futures::StreamExt;
 use testkit::{Link, Program, Server, Signal};
 
@@ -18,62 +17,70 @@ const PROGRAM: &str = "PROGRAM";
 struct Args {
     #[command(flatten)]
     nats: common::NatsArgs,
+    /// The harness's own flags.
+    #[arg(long)]
+    exact: Option<String>,
+    #[arg(long)]
+    nocapture: bool,
 }
 
 /// The programs; in an ordinary test run nothing happens here.
 #[test]
 fn program() -> Result<()> {
     let code = match std::env::var(PROGRAM).as_deref() {
-        Ok("subscriber") => run(subscriber),
-        Ok("publisher") => run(publisher),
-        Ok("responder") => run(responder),
+        Ok("subscriber") => common::run(subscriber),
+        Ok("publisher") => common::run(publisher),
+        Ok("responder") => common::run(responder),
+        Ok("sleeper") => common::run(sleeper),
         _ => return Ok(()),
     };
     // The harness has exit codes of its own.
     std::process::exit(i32::from(code != ExitCode::SUCCESS))
 }
 
-fn run<F: Future<Output = Result<()>>>(program: fn(Args) -> F) -> ExitCode {
-    common::run(program(Args::parse_from(["program"])))
-}
-
 /// Prints what arrives on `news`, until it is stopped.
-async fn subscriber(args: Args) -> Result<()> {
-    let client = args.nats.connect("subscriber").await?;
-    let mut news = client.subscribe("news").await?;
-    client.flush().await?;
-    writeln!(stdout(), "ready")?;
-    loop {
-        tokio::select! {
-            Some(message) = news.next() => {
-                writeln!(stdout(), "{}", String::from_utf8_lossy(&message.payload))?;
-            }
-            () = common::shutdown() => break,
-        }
+async fn subscriber(args: Args, stop: CancellationToken) -> Result<()> {
+    let nats = args.nats.connect("subscriber", &stop).await?;
+    let news = nats.subscribe("news").await?;
+    nats.flush().await?;
+    let mut out = Output::new();
+    out.line("ready").await?;
+    let mut news = nats.drain_on_stop(news);
+    while let Some(message) = news.next().await {
+        out.line(String::from_utf8_lossy(&message.payload)).await?;
     }
-    common::close(&client).await
+    out.flush().await?;
+    nats.permitted()
 }
 
 /// Publishes 1,000 messages on `news`.
-async fn publisher(args: Args) -> Result<()> {
-    let client = args.nats.connect("publisher").await?;
+async fn publisher(args: Args, stop: CancellationToken) -> Result<()> {
+    let nats = args.nats.connect("publisher", &stop).await?;
     for n in 0..1_000 {
-        client.publish("news", n.to_string().into()).await?;
+        nats.publish("news", n.to_string().into()).await?;
     }
-    common::close(&client).await
+    nats.close().await
 }
 
 /// Replies to what arrives on `news`, until it is stopped.
-async fn responder(args: Args) -> Result<()> {
-    let client = args.nats.connect_responder("responder").await?;
-    let mut news = client.subscribe("news").await?;
+async fn responder(args: Args, stop: CancellationToken) -> Result<()> {
+    let nats = args.nats.connect_responder("responder", &stop).await?;
+    let mut news = nats.drain_on_stop(nats.subscribe("news").await?);
     while let Some(message) = news.next().await {
-        writeln!(stdout(), "asked")?;
-        client
-            .publish(message.reply.context("no reply subject")?, "yes".into())
-            .await?;
+        let reply = message.reply.context("no reply subject")?;
+        nats.publish(reply, "yes".into()).await?;
     }
-    Ok(())
+    nats.close().await
+}
+
+/// Does not care that it is told to stop.
+async fn sleeper(args: Args, stop: CancellationToken) -> Result<()> {
+    let _nats = args.nats.connect("sleeper", &stop).await?;
+    let mut out = Output::new();
+    out.line("ready").await?;
+    stop.cancelled().await;
+    out.line("told to stop").await?;
+    std::future::pending().await
 }
 
 fn command(name: &str, server: &Server) -> Result<Command> {
@@ -184,19 +191,38 @@ fn a_program_stops_in_good_order_while_the_server_is_away() -> Result<()> {
 }
 
 #[test]
-fn a_program_that_does_not_end_is_left_where_it_is() -> Result<()> {
+fn a_program_that_does_not_end_is_ended_and_fails() -> Result<()> {
     let server = Server::start()?;
-    let mut responder = start("responder", &server)?;
-    server.wait_for_subscriptions("news", 1)?;
+    let mut sleeper = start("sleeper", &server)?;
+    sleeper.expect("ready")?;
     let begun = Instant::now();
-    let ended = responder.stop()?;
-    assert!(ended.success());
+    let ended = sleeper.stop()?;
+    assert_eq!(ended.code(), Some(1));
     assert!(
         begun.elapsed() < Duration::from_secs(5),
         "{:?}",
         begun.elapsed()
     );
-    assert_eq!(count(&ended.stderr, "not done"), 1, "{:?}", ended.stderr);
+    let [line] = &ended.stderr[..] else {
+        bail!("{:?}", ended.stderr)
+    };
+    assert!(line.starts_with("error: not finished 4s"), "{line}");
+    Ok(())
+}
+
+#[test]
+fn a_second_signal_ends_a_program_at_once() -> Result<()> {
+    let server = Server::start()?;
+    for (signal, code) in [(Signal::INT, 130), (Signal::TERM, 143)] {
+        let mut sleeper = start("sleeper", &server)?;
+        sleeper.expect("ready")?;
+        sleeper.signal(signal)?;
+        sleeper.expect("told to stop")?;
+        sleeper.signal(signal)?;
+        let ended = sleeper.wait()?;
+        assert_eq!(ended.code(), Some(code));
+        assert_eq!(ended.stderr, [""; 0]);
+    }
     Ok(())
 }
 
@@ -322,5 +348,210 @@ async fn a_hostile_reply_subject_does_not_end_a_responder() -> Result<()> {
     let reply = admin.request("news", "do you still?".into()).await?;
     assert_eq!(reply.payload, "yes");
     assert!(responder.is_running()?);
+    Ok(())
+}
+
+/// The flags of a program that connects to `url`.
+fn args(url: &str) -> NatsArgs {
+    Args::parse_from(["program", "--server", url]).nats
+}
+
+async fn connect(url: &str) -> Result<(Connection, CancellationToken)> {
+    let stop = CancellationToken::new();
+    Ok((args(url).connect("test", &stop).await?, stop))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_of_one_process_know_nothing_of_each_other() -> Result<()> {
+    let server = restricted(r#"publish: { deny: "news" }"#)?;
+    let url = |user: &str| server.url().replace("//", &format!("//{user}:secret@"));
+    let (guest, guest_stop) = connect(&url("guest")).await?;
+    let (admin, admin_stop) = connect(&url("admin")).await?;
+    let (closed, _) = connect(&url("admin")).await?;
+    let mut news = admin.subscribe("news").await?;
+    closed.publish("news", "last words".into()).await?;
+    closed.close().await?;
+
+    let disconnected = guest.disconnected();
+    guest.publish("news", "forbidden".into()).await?;
+    // The denial ends whatever the program of this connection waits for …
+    assert!(
+        disconnected
+            .await
+            .to_string()
+            .contains("Publish to \"news\"")
+    );
+    guest_stop.cancelled().await;
+    assert!(guest.permitted().is_err());
+    let error = guest
+        .close()
+        .await
+        .err()
+        .context("a denial is no success")?;
+    assert!(
+        error.to_string().contains("Publish to \"news\""),
+        "{error:#}"
+    );
+    // … and nothing else.
+    assert!(!admin_stop.is_cancelled());
+    admin.permitted()?;
+    admin.publish("news", "allowed".into()).await?;
+    for expected in ["last words", "allowed"] {
+        assert_eq!(news.next().await.context("closed")?.payload, expected);
+    }
+    admin.close().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_is_lost_is_known_to_it_alone() -> Result<()> {
+    let server = Server::start()?;
+    let link = Link::to(server.port())?;
+    let (far, _) = connect(&link.url()).await?;
+    let (near, _) = connect(&server.url()).await?;
+    let (lost, not_lost) = (far.disconnected(), near.disconnected());
+    link.reset();
+    assert!(lost.await.to_string().contains("the connection was lost"));
+    near.flush().await?;
+    assert!(futures::FutureExt::now_or_never(not_lost).is_none());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn close_does_not_pretend_while_the_server_is_away() -> Result<()> {
+    let mut server = Server::start()?;
+    let (nats, stop) = connect(&server.url()).await?;
+    let disconnected = nats.disconnected();
+    server.kill()?;
+    disconnected.await;
+    nats.publish("news", "last words".into()).await?;
+    stop.cancel();
+    let begun = Instant::now();
+    let error = nats.close().await.err().context("nobody has confirmed")?;
+    assert!(
+        error.to_string().contains("may not have arrived"),
+        "{error:#}"
+    );
+    assert!(begun.elapsed() < Duration::from_secs(5));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_program_is_stopped_in_process_by_its_token() -> Result<()> {
+    let server = Server::start()?;
+    let stop = CancellationToken::new();
+    let program = Args::parse_from(["program", "--server", &server.url()]);
+    let running = tokio::spawn(responder(program, stop.clone()));
+    let client = async_nats::connect(server.url()).await?;
+    server.wait_for_subscriptions("news", 1)?;
+    assert_eq!(client.request("news", "?".into()).await?.payload, "yes");
+    stop.cancel();
+    running.await?
+}
+
+/// Stops a subscriber in full flow, and counts what it gets and what another one of its group gets.
+async fn nothing_is_lost(round_trip: Duration, unrelated: bool) -> Result<()> {
+    const COUNT: u64 = 20_000;
+    let server = Server::start()?;
+    let link = Link::to(server.port())?;
+    link.delay(round_trip / 2);
+    let (leaving, stop) = connect(&link.url()).await?;
+    let (staying, _) = connect(&server.url()).await?;
+    let group = || "workers".to_owned();
+    let mut jobs = leaving.drain_on_stop(leaving.queue_subscribe("jobs", group()).await?);
+    let mut others = staying.queue_subscribe("jobs", group()).await?;
+    let mut noise = leaving.subscribe("noise").await?;
+    leaving.round_trip().await?;
+    staying.round_trip().await?;
+
+    let (publisher, _) = connect(&server.url()).await?;
+    let done = CancellationToken::new();
+    let noisy = tokio::spawn({
+        let (publisher, done) = (publisher.clone(), done.clone());
+        async move {
+            let mut published = 0_u64;
+            while unrelated && !done.is_cancelled() {
+                publisher.publish("noise", "x".into()).await?;
+                published += 1;
+            }
+            anyhow::Ok(published)
+        }
+    });
+    let ignoring = tokio::spawn(async move { while noise.next().await.is_some() {} });
+    let publishing = tokio::spawn(async move {
+        for _ in 0..COUNT {
+            publisher.publish("jobs", "job".into()).await?;
+        }
+        anyhow::Ok(publisher.flush().await?)
+    });
+
+    let counting = tokio::spawn(async move {
+        let mut taken = 0;
+        while jobs.next().await.is_some() {
+            taken += 1;
+            if taken == COUNT / 10 {
+                stop.cancel();
+            }
+        }
+        taken
+    });
+    let taken = counting.await?;
+    publishing.await??;
+    done.cancel();
+    let published = noisy.await??;
+    ignoring.abort();
+    let mut left = COUNT - taken;
+    while left > 0 {
+        let job = tokio::time::timeout(Duration::from_secs(20), others.next()).await;
+        job.with_context(|| format!("{left} of {COUNT} are lost, {taken} were taken"))?;
+        left -= 1;
+    }
+    assert!(taken >= COUNT / 10 && taken < COUNT, "{taken}");
+    assert!(!unrelated || published > 1_000, "{published}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_subscriber_that_is_stopped_loses_nothing() -> Result<()> {
+    nothing_is_lost(Duration::ZERO, false).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_subscriber_that_is_stopped_loses_nothing_over_a_round_trip_of_500_ms() -> Result<()> {
+    nothing_is_lost(Duration::from_millis(500), false).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_subscriber_that_is_stopped_loses_nothing_beside_unrelated_traffic() -> Result<()> {
+    nothing_is_lost(Duration::ZERO, true).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn unrelated_traffic_does_not_delay_a_stop() -> Result<()> {
+    let server = Server::start()?;
+    let (nats, stop) = connect(&server.url()).await?;
+    let mut jobs = nats.drain_on_stop(nats.subscribe("jobs").await?);
+    let mut noise = nats.subscribe("noise").await?;
+    let ignoring = tokio::spawn(async move { while noise.next().await.is_some() {} });
+    let (publisher, _) = connect(&server.url()).await?;
+    let noisy = tokio::spawn(async move {
+        loop {
+            publisher.publish("noise", "x".into()).await?;
+        }
+        #[expect(unreachable_code, reason = "names the type")]
+        anyhow::Ok(())
+    });
+    // Both ends of the noise are running.
+    server.monitor_until("/varz", |varz| varz["out_msgs"].as_u64() > Some(1_000))?;
+    stop.cancel();
+    let begun = Instant::now();
+    assert!(jobs.next().await.is_none());
+    // Its own time-out, after which it would end in any case, is 3 s.
+    assert!(
+        begun.elapsed() < Duration::from_millis(2_500),
+        "{:?}",
+        begun.elapsed()
+    );
+    noisy.abort();
+    ignoring.abort();
     Ok(())
 }

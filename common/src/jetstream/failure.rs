@@ -4,42 +4,38 @@ use std::error::Error;
 use std::fmt;
 use std::io;
 use std::iter::successors;
-use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
-use async_nats::Client;
-use async_nats::connection::State;
 use async_nats::jetstream::context::{
     CreateStreamError, CreateStreamErrorKind, GetStreamError, GetStreamErrorKind, KeyValueError,
     KeyValueErrorKind, PublishError, PublishErrorKind, RequestError, RequestErrorKind,
 };
-use async_nats::jetstream::stream::{ConsumerError, ConsumerErrorKind};
+use async_nats::jetstream::kv::{EntryError, EntryErrorKind, WatchError, WatchErrorKind};
+use async_nats::jetstream::stream::{
+    ConsumerError, ConsumerErrorKind, DirectGetError, DirectGetErrorKind,
+};
 use async_nats::jetstream::{self, ErrorCode};
-use tokio::time::{sleep, timeout};
+use tokio::time::error::Elapsed;
 
-use crate::connection::lost;
-
-/// Between two attempts.
-const PAUSE: Duration = Duration::from_millis(100);
+use crate::connection::Disconnected;
 
 /// What a failed call says about the next one.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Failure {
     /// No answer, or not now: the server is away or stopping, or a cluster elects a leader.
-    Passing,
+    Unanswered,
     /// There is no such stream, consumer or bucket.
     Missing,
     /// JetStream is off. A server that is stopping says so, too.
     Off,
-    /// The server's last word, until somebody changes something there.
-    Lasting,
+    /// Another call fails in the same way, until somebody changes something.
+    Refused,
 }
 
-/// The last word on a call, in words that say what to do: no further attempt is worth it.
+/// A failure that no retry cures, in words that say what to do.
 #[derive(Debug)]
 pub struct Refused {
-    why: String,
-    code: Option<ErrorCode>,
+    pub(super) why: String,
+    pub(super) code: Option<ErrorCode>,
 }
 
 impl Refused {
@@ -58,10 +54,11 @@ impl fmt::Display for Refused {
 
 impl Error for Refused {}
 
-/// Tells the kinds of failure apart.
+/// Tells the kinds of failure apart. What passes is a list; everything else counts as
+/// [`Failure::Refused`], so that no program retries for ever what no retry cures.
 #[must_use]
 pub fn failure(error: &(dyn Error + 'static)) -> Failure {
-    /// The same message id is just being stored: this is a repetition of it.
+    /// A repetition came while the server was still storing the first message with this id.
     const DUPLICATE_IN_PROCESS: ErrorCode = ErrorCode(10158);
     match code(error) {
         Some(ErrorCode::JETSTREAM_NOT_ENABLED | ErrorCode::JETSTREAM_NOT_ENABLED_FOR_ACCOUNT) => {
@@ -75,22 +72,21 @@ pub fn failure(error: &(dyn Error + 'static)) -> Failure {
             | ErrorCode::CLUSTER_NOT_ACTIVE
             | ErrorCode::STREAM_OFFLINE
             | ErrorCode::CONSUMER_OFFLINE,
-        ) => Failure::Passing,
-        Some(_) => Failure::Lasting,
+        ) => Failure::Unanswered,
         None if is_off(error) => Failure::Off,
-        None if error.is::<io::Error>() || is_ours(error) => Failure::Lasting,
-        None => Failure::Passing,
+        None if chain(error).any(is_unanswered) => Failure::Unanswered,
+        _ => Failure::Refused,
     }
 }
 
-/// The code of the server's answer, where it answered at all.
+/// The error code of the server's answer, if it answered.
 #[must_use]
 pub fn code(error: &(dyn Error + 'static)) -> Option<ErrorCode> {
-    let said = chain(error).find_map(|error| error.downcast_ref::<Refused>()?.code);
-    said.or_else(|| answer(error).map(|answer| answer.error_code()))
+    let noted = chain(error).find_map(|error| error.downcast_ref::<Refused>()?.code);
+    noted.or_else(|| answer(error).map(|answer| answer.error_code()))
 }
 
-/// Why a call failed and what to do about it, in one line.
+/// Why a call failed, and what to do about it, in one line.
 #[must_use]
 pub fn explain(error: &(dyn Error + 'static)) -> String {
     if failure(error) == Failure::Off {
@@ -100,7 +96,7 @@ pub fn explain(error: &(dyn Error + 'static)) -> String {
     }
     let Some(answer) = answer(error) else {
         return match failure(error) {
-            Failure::Passing => format!("{error}; check the server's health and try again"),
+            Failure::Unanswered => format!("{error}; check the server's health and try again"),
             _ if is_no_bucket(error) => {
                 "the stream in its place is no key-value bucket; remove it, or use another account"
                     .into()
@@ -122,57 +118,7 @@ pub fn explain(error: &(dyn Error + 'static)) -> String {
     format!("{answer}; {advice}")
 }
 
-/// Calls again and again while the failure is one of `worth`, and `patience` is not at its end. A
-/// call whose connection is lost has failed: nobody answers it.
-///
-/// # Errors
-///
-/// [`Refused`], with the last failure; an [`io::Error`] of the program's own as it is.
-pub async fn retry<T>(
-    client: &Client,
-    worth: &[Failure],
-    patience: Duration,
-    call: impl AsyncFn() -> Result<T>,
-) -> Result<T> {
-    let started = Instant::now();
-    loop {
-        let left = patience.saturating_sub(started.elapsed());
-        if timeout(left, connected(client)).await.is_err() {
-            bail!(Refused::because(
-                "there is no connection; check the server's health and try again".into()
-            ));
-        }
-        let lost = lost();
-        tokio::select! {
-            biased;
-            result = call() => match result {
-                Ok(value) => return Ok(value),
-                Err(error) if error.is::<io::Error>() => return Err(error),
-                Err(error)
-                    if worth.contains(&failure(error.as_ref())) && started.elapsed() < patience =>
-                {
-                    tracing::debug!("trying on: {error:#}");
-                }
-                Err(error) => bail!(Refused {
-                    code: code(error.as_ref()),
-                    why: explain(error.as_ref()),
-                }),
-            },
-            () = lost => tracing::debug!("trying on: the connection was lost"),
-        }
-        sleep(PAUSE).await;
-    }
-}
-
-/// Resolves when there is a connection. Without one, a request would only wait in the client's
-/// buffer.
-async fn connected(client: &Client) {
-    while client.connection_state() != State::Connected {
-        sleep(PAUSE).await;
-    }
-}
-
-/// The client library keeps it in different places.
+/// The server's answer, which the client library keeps in different places.
 fn answer(error: &(dyn Error + 'static)) -> Option<jetstream::Error> {
     chain(error).find_map(|error| {
         if let Some(error) = error.downcast_ref::<GetStreamError>()
@@ -198,7 +144,7 @@ fn chain<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn 
     successors(Some(error), |&error| error.source())
 }
 
-/// A server without JetStream has nobody who answers for it.
+/// A server without JetStream has no subscription for its API.
 fn is_off(error: &(dyn Error + 'static)) -> bool {
     chain(error).any(|error| {
         let request = error.downcast_ref().map(RequestError::kind);
@@ -208,12 +154,42 @@ fn is_off(error: &(dyn Error + 'static)) -> bool {
     })
 }
 
-/// What the client library refuses to ask for, or the program itself.
-fn is_ours(error: &(dyn Error + 'static)) -> bool {
-    is_no_bucket(error)
-        || chain(error).any(|error| {
-            let publish = error.downcast_ref().map(PublishError::kind);
-            error.is::<Refused>() || publish == Some(PublishErrorKind::MaxPayloadExceeded)
+/// The kinds of errors that mean no answer. A publish that finds no stream is one: while a cluster
+/// elects a stream's leader, no server answers for its subjects.
+fn is_unanswered(error: &(dyn Error + 'static)) -> bool {
+    fn is<E: Error + 'static>(error: &(dyn Error + 'static), kind: impl Fn(&E) -> bool) -> bool {
+        error.downcast_ref().is_some_and(kind)
+    }
+    error.is::<Disconnected>()
+        || error.is::<Elapsed>()
+        || is(error, |error: &io::Error| {
+            error.kind() == io::ErrorKind::TimedOut
+        })
+        || is(error, |error: &async_nats::RequestError| {
+            use async_nats::RequestErrorKind::{NoResponders, TimedOut};
+            matches!(error.kind(), NoResponders | TimedOut)
+        })
+        || is(error, |error: &RequestError| {
+            error.kind() == RequestErrorKind::TimedOut
+        })
+        || is(error, |error: &PublishError| {
+            use PublishErrorKind::{BrokenPipe, StreamNotFound, TimedOut};
+            matches!(error.kind(), BrokenPipe | StreamNotFound | TimedOut)
+        })
+        || is(error, |error: &CreateStreamError| {
+            error.kind() == CreateStreamErrorKind::TimedOut
+        })
+        || is(error, |error: &ConsumerError| {
+            error.kind() == ConsumerErrorKind::TimedOut
+        })
+        || is(error, |error: &DirectGetError| {
+            error.kind() == DirectGetErrorKind::TimedOut
+        })
+        || is(error, |error: &EntryError| {
+            error.kind() == EntryErrorKind::TimedOut
+        })
+        || is(error, |error: &WatchError| {
+            error.kind() == WatchErrorKind::TimedOut
         })
 }
 
@@ -233,13 +209,13 @@ mod tests {
     }
 
     #[test]
-    fn it_is_the_servers_answer_that_counts() -> serde_json::Result<()> {
+    fn the_servers_answer_decides() -> serde_json::Result<()> {
         for (code, expected) in [
             (10039, Failure::Off),
             (10059, Failure::Missing),
-            (10008, Failure::Passing),
-            (10047, Failure::Lasting),
-            (10077, Failure::Lasting),
+            (10008, Failure::Unanswered),
+            (10047, Failure::Refused),
+            (10077, Failure::Refused),
         ] {
             assert_eq!(failure(&refused(code)?), expected, "{code}");
             // The client library wraps it.
@@ -253,15 +229,15 @@ mod tests {
     }
 
     #[test]
-    fn silence_passes_and_what_is_too_large_stays_so() {
+    fn no_answer_passes_and_anything_unknown_is_final() {
         let silence = RequestError::new(RequestErrorKind::TimedOut);
-        assert_eq!(failure(&silence), Failure::Passing);
+        assert_eq!(failure(&silence), Failure::Unanswered);
         let nobody = RequestError::new(RequestErrorKind::NoResponders);
         assert_eq!(failure(&nobody), Failure::Off);
-        // Nobody answers for a subject when a cluster elects a leader, too.
         let no_stream = PublishError::new(PublishErrorKind::StreamNotFound);
-        assert_eq!(failure(&no_stream), Failure::Passing);
+        assert_eq!(failure(&no_stream), Failure::Unanswered);
         let too_large = PublishError::new(PublishErrorKind::MaxPayloadExceeded);
-        assert_eq!(failure(&too_large), Failure::Lasting);
+        assert_eq!(failure(&too_large), Failure::Refused);
+        assert_eq!(failure(&fmt::Error), Failure::Refused);
     }
 }

@@ -1,0 +1,216 @@
+//! Connection flags.
+
+use std::fs;
+
+use anyhow::{Context, Result, anyhow, bail};
+use async_nats::{ConnectOptions, ServerAddr};
+use percent_encoding::percent_decode_str;
+
+const DEFAULT_SERVER: &str = "nats://localhost:4222";
+
+/// Flags and environment variables for the connection, named as in the official command-line
+/// client. They are global: they may stand before or after a subcommand.
+#[derive(clap::Args)]
+#[command(next_help_heading = "Connection")]
+pub struct NatsArgs {
+    /// NATS server, or several servers of one cluster separated by commas
+    #[arg(
+        short,
+        long,
+        global = true,
+        env = "NATS_URL",
+        hide_env_values = true,
+        default_value = DEFAULT_SERVER,
+        value_name = "URL",
+        value_delimiter = ','
+    )]
+    server: Vec<String>,
+    /// Credentials file (JWT and seed)
+    #[arg(
+        long,
+        global = true,
+        env = "NATS_CREDS",
+        hide_env_values = true,
+        value_name = "FILE"
+    )]
+    creds: Option<String>,
+    /// File with the seed of an NKEY
+    #[arg(
+        long,
+        global = true,
+        env = "NATS_NKEY",
+        hide_env_values = true,
+        value_name = "FILE"
+    )]
+    nkey: Option<String>,
+    /// User name, or a token if no password is given
+    #[arg(long, global = true, env = "NATS_USER", hide_env_values = true)]
+    user: Option<String>,
+    /// Password
+    #[arg(long, global = true, env = "NATS_PASSWORD", hide_env_values = true)]
+    password: Option<String>,
+    /// Token
+    #[arg(long, global = true, env = "NATS_TOKEN", hide_env_values = true)]
+    token: Option<String>,
+    /// Certificate authority that signed the server's certificate, if the system does not know it
+    #[arg(
+        long,
+        global = true,
+        env = "NATS_CA",
+        hide_env_values = true,
+        value_name = "FILE"
+    )]
+    tlsca: Option<String>,
+    /// Client certificate (X.509 v3)
+    #[arg(
+        long,
+        global = true,
+        env = "NATS_CERT",
+        hide_env_values = true,
+        value_name = "FILE",
+        requires = "tlskey"
+    )]
+    tlscert: Option<String>,
+    /// Private key of the client certificate
+    #[arg(
+        long,
+        global = true,
+        env = "NATS_KEY",
+        hide_env_values = true,
+        value_name = "FILE",
+        requires = "tlscert"
+    )]
+    tlskey: Option<String>,
+}
+
+impl NatsArgs {
+    /// The server addresses without user and password, and the login that was in them. The client
+    /// library ignores a login in an address, and prints it in its debug log.
+    pub(crate) fn servers(&self) -> Result<(Vec<ServerAddr>, Option<Login>)> {
+        let mut login = None;
+        let mut servers = Vec::new();
+        for text in self
+            .server
+            .iter()
+            .map(|url| url.trim())
+            .filter(|url| !url.is_empty())
+        {
+            let (server, own) = parse(text)?;
+            login = login.or(own);
+            servers.push(server);
+        }
+        if self.server == [""] {
+            servers.push(DEFAULT_SERVER.parse()?); // NATS_URL is set and empty
+        }
+        if servers.is_empty() {
+            bail!("no server given; name one with --server nats://HOST:PORT");
+        }
+        Ok((servers, login))
+    }
+
+    /// The credentials and certificates as options of the client library.
+    pub(crate) fn options(&self, login: Option<Login>) -> Result<ConnectOptions> {
+        let mut options = ConnectOptions::new();
+        let user = given(self.user.as_ref()).map(|user| Login {
+            user: user.to_owned(),
+            password: None,
+        });
+        if let Some(Login { user, password }) = login.or(user) {
+            let flag = given(self.password.as_ref()).map(ToOwned::to_owned);
+            options = match password.or(flag) {
+                Some(password) => options.user_and_password(user, password),
+                None => options.token(user),
+            };
+        }
+        if let Some(token) = given(self.token.as_ref()) {
+            options = options.token(token.to_owned());
+        }
+        if let Some(path) = given(self.creds.as_ref()) {
+            let creds = read("--creds", path)?;
+            // The library's error can hold a part of the file.
+            options = options
+                .credentials(&creds)
+                .map_err(|_| anyhow!("--creds {path}: not a NATS credentials file"))?;
+        }
+        if let Some(path) = given(self.nkey.as_ref()) {
+            let seed = read("--nkey", path)?;
+            let seed = seed.split_whitespace().find(|word| word.starts_with("SU"));
+            let seed = seed.with_context(|| format!("--nkey {path}: holds no user seed (SU…)"))?;
+            options = options.nkey(seed.to_owned());
+        }
+        if let Some(path) = given(self.tlsca.as_ref()) {
+            read("--tlsca", path)?;
+            options = options.add_root_certificates(path.into());
+        }
+        if let (Some(cert), Some(key)) = (given(self.tlscert.as_ref()), given(self.tlskey.as_ref()))
+        {
+            read("--tlscert", cert)?;
+            read("--tlskey", key)?;
+            options = options.add_client_certificate(cert.into(), key.into());
+        }
+        Ok(options)
+    }
+}
+
+/// Treats an environment variable that is set and empty as not set.
+fn given(text: Option<&String>) -> Option<&str> {
+    text.map(String::as_str).filter(|text| !text.is_empty())
+}
+
+/// A user and a password. A user without a password is a token.
+pub(crate) struct Login {
+    user: String,
+    password: Option<String>,
+}
+
+/// Splits an address from its login. Errors do not repeat the address: it may hold a password.
+fn parse(text: &str) -> Result<(ServerAddr, Option<Login>)> {
+    const EXPECTED: &str = "expected nats://HOST:PORT or tls://HOST:PORT";
+    let malformed = |why: &str| anyhow!("malformed server URL: {why}; {EXPECTED}");
+    let address: ServerAddr = text.parse().map_err(|error: std::io::Error| {
+        malformed(
+            error
+                .to_string()
+                .trim_start_matches("NATS server URL is invalid: "),
+        )
+    })?;
+    if !matches!(address.scheme(), "nats" | "tls") {
+        return Err(malformed("neither nats:// nor tls://"));
+    }
+    if address.host().is_empty() {
+        return Err(malformed("empty host"));
+    }
+    let decode = |text: &str| {
+        let text = percent_decode_str(text).decode_utf8();
+        text.map(String::from)
+            .map_err(|_| malformed("user or password is not UTF-8"))
+    };
+    let login = match address.username() {
+        Some(user) => Some(Login {
+            user: decode(user)?,
+            password: address.password().map(decode).transpose()?,
+        }),
+        None => None,
+    };
+    let mut plain = address.into_inner();
+    plain
+        .set_username("")
+        .and_then(|()| plain.set_password(None))
+        .map_err(|()| malformed("no host"))?;
+    Ok((ServerAddr::from_url(plain)?, login))
+}
+
+/// The address with its port, for messages.
+pub(crate) fn url(address: &ServerAddr) -> String {
+    let host = address.host();
+    let host = if host.contains(':') {
+        format!("[{host}]")
+    } else {
+        host.to_owned()
+    };
+    format!("{}://{host}:{}", address.scheme(), address.port())
+}
+
+fn read(flag: &str, path: &str) -> Result<String> {
+    fs::read_to_string(path).with_context(|| format!("cannot read {flag} {path}"))
+}

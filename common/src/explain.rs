@@ -1,0 +1,53 @@
+//! Connection errors in words that say what to do.
+
+use std::error::Error;
+
+use async_nats::{ConnectError, ConnectErrorKind};
+
+/// What went wrong when connecting, and what to do about it.
+pub(crate) fn explain(error: &ConnectError) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = cause.to_string();
+        source = cause.source();
+    }
+    let debug = format!("{error:?}");
+    match error.kind() {
+        ConnectErrorKind::AuthorizationViolation => {
+            "it refuses these credentials; check --user and --password, --token, --creds or --nkey"
+                .into()
+        }
+        ConnectErrorKind::Authentication => {
+            "the challenge cannot be signed; check the seed in --nkey or --creds".into()
+        }
+        ConnectErrorKind::TimedOut => silent(),
+        ConnectErrorKind::Dns => format!("unknown host ({text}); check --server"),
+        _ if debug.contains("InvalidContentType") => {
+            "it does not speak TLS; use nats:// in place of tls://".into()
+        }
+        _ if debug.contains("UnknownIssuer") => {
+            "its certificate is signed by an unknown authority; name the file with --tlsca".into()
+        }
+        _ if debug.contains("CertificateRequired") => {
+            "it asks for a client certificate; give one with --tlscert and --tlskey".into()
+        }
+        ConnectErrorKind::Tls => {
+            format!("TLS failed ({text}); check --tlsca, --tlscert and --tlskey")
+        }
+        _ if debug.contains("InvalidCertificate") => {
+            format!("its certificate is not accepted: {text}")
+        }
+        _ if text.contains("expected INFO") => {
+            "what listens there is no NATS server; check --server".into()
+        }
+        _ => format!(
+            "{text}; start a server with `cargo xtask up` or `docker compose up -d`, or name another with --server"
+        ),
+    }
+}
+
+/// The server did not answer in time.
+pub(crate) fn silent() -> String {
+    "no answer in time; check --server, the network and the server's health".into()
+}

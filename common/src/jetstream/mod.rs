@@ -1,0 +1,12 @@
+//! What programs need that use streams, consumers or buckets: which failures pass, repeating a call
+//! through an outage, taking messages from a durable consumer through all that can happen to it.
+
+mod durable;
+mod failure;
+mod pull;
+mod retry;
+
+pub use durable::open_durable;
+pub use failure::{Failure, Refused, code, explain, failure};
+pub use pull::{Batch, Pull};
+pub use retry::retry;

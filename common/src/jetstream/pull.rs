@@ -1,0 +1,207 @@
+//! Taking messages from a durable consumer through outages.
+
+use std::mem;
+use std::pin::Pin;
+use std::time::Duration;
+
+use anyhow::{Error, Result};
+use async_nats::jetstream::Message;
+use async_nats::jetstream::consumer::PullConsumer;
+use async_nats::jetstream::consumer::pull;
+use futures::StreamExt;
+use futures::stream::ReadyChunks;
+use tokio::time::sleep;
+
+use super::failure::Failure;
+use super::retry::retry;
+use crate::connection::Connection;
+use crate::process::Stopped;
+
+/// A batch that the server does not end in this time after it has expired will not be continued.
+const OVERDUE: Duration = Duration::from_secs(2);
+/// Pause before the consumer is opened again.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// What to ask the server for at a time.
+#[derive(Clone, Copy, Debug)]
+pub struct Batch {
+    /// At most so many messages. Up to so many are delivered again if the program is killed.
+    pub max_messages: usize,
+    /// The server ends the batch after this time, even if it had fewer messages. So this is also how
+    /// long an idle program takes to stop.
+    pub expires: Duration,
+}
+
+/// The messages of a pull consumer until the program is told to stop.
+///
+/// - It asks for one batch after the other, and takes each to its end. So no message that the server
+///   has delivered is left until its `ack_wait` is over when the program stops. (`messages()` of the
+///   library fetches ahead, and leaves up to 200 messages behind.)
+/// - The server forgets a batch with its connection, and does not say so. After a reconnect it asks
+///   again.
+/// - If the consumer or its stream is gone, it calls `open` again, the program's own function.
+///
+/// ```no_run
+/// # use std::time::Duration;
+/// # use async_nats::jetstream::{self, consumer::PullConsumer};
+/// # use common::jetstream::{Batch, Pull};
+/// # async fn worker(nats: common::Connection, jetstream: jetstream::Context) -> anyhow::Result<()> {
+/// let open = async || -> anyhow::Result<PullConsumer> {
+///     Ok(jetstream.get_consumer_from_stream("worker", "jobs").await?)
+/// };
+/// let batch = Batch { max_messages: 100, expires: Duration::from_secs(1) };
+/// let mut jobs = Pull::open(&nats, batch, open).await?;
+/// while let Some(jobs) = jobs.next(u64::MAX).await? {
+///     for job in jobs {
+///         // … do it, then:
+///         job.ack().await.map_err(anyhow::Error::from_boxed)?;
+///     }
+/// }
+/// // Told to stop, and all delivered messages are taken. `close` confirms the acknowledgements.
+/// nats.close().await
+/// # }
+/// ```
+pub struct Pull<F> {
+    nats: Connection,
+    batch: Batch,
+    open: F,
+    consumer: PullConsumer,
+    requested: Option<Requested>,
+    must_reopen: bool,
+    /// How many batches in a row have failed.
+    failures: u32,
+}
+
+/// A batch that was requested, and the loss of the connection on which it was.
+struct Requested {
+    messages: ReadyChunks<pull::Batch>,
+    disconnected: Pin<Box<dyn Future<Output = Error> + Send>>,
+}
+
+impl<F: AsyncFn() -> Result<PullConsumer>> Pull<F> {
+    /// Opens the consumer. If its stream is missing, it waits until the stream exists.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`retry`].
+    pub async fn open(nats: &Connection, batch: Batch, open: F) -> Result<Self> {
+        let retry_on = [Failure::Unanswered, Failure::Missing];
+        let consumer = retry(nats, &retry_on, Duration::MAX, &open).await?;
+        Ok(Self {
+            nats: nats.clone(),
+            batch,
+            open,
+            consumer,
+            requested: None,
+            must_reopen: false,
+            failures: 0,
+        })
+    }
+
+    /// The consumer as it was when it was opened.
+    pub fn consumer(&self) -> &PullConsumer {
+        &self.consumer
+    }
+
+    /// The next messages: those that have arrived, at least one. A batch that it requests meanwhile
+    /// has at most `limit` messages (from 1). None if the program was told to stop and everything
+    /// that was delivered is taken.
+    ///
+    /// # Errors
+    ///
+    /// If `open` fails for good, or the connection is closed. What the server has denied.
+    pub async fn next(&mut self, limit: u64) -> Result<Option<Vec<Message>>> {
+        loop {
+            let Some(requested) = &mut self.requested else {
+                self.nats.permitted()?;
+                if self.nats.stop().is_cancelled() {
+                    return Ok(None);
+                }
+                if self.must_reopen {
+                    self.reopen().await?;
+                } else {
+                    self.requested = Some(self.request(limit).await?);
+                }
+                continue;
+            };
+            let messages = tokio::select! {
+                biased;
+                messages = requested.messages.next() => messages,
+                _ = &mut requested.disconnected => {
+                    (self.requested, self.must_reopen) = (None, true);
+                    continue;
+                }
+                () = sleep(self.batch.expires + OVERDUE) => {
+                    (self.requested, self.must_reopen) = (None, true);
+                    continue;
+                }
+            };
+            let Some(messages) = messages else {
+                self.requested = None;
+                continue;
+            };
+            let mut taken = Vec::with_capacity(messages.len());
+            for message in messages {
+                match message {
+                    Ok(message) => taken.push(message),
+                    // The consumer or its stream is gone, or the server is stopping.
+                    Err(error) => {
+                        (self.requested, self.must_reopen) = (None, true);
+                        self.failures += 1;
+                        if self.failures == 2 {
+                            let name = &self.consumer.cached_info().name;
+                            tracing::warn!(
+                                "cannot fetch from the consumer {name}, trying again: {error}"
+                            );
+                        }
+                    }
+                }
+            }
+            if !taken.is_empty() {
+                self.failures = 0;
+                return Ok(Some(taken));
+            }
+        }
+    }
+
+    async fn request(&self, limit: u64) -> Result<Requested> {
+        let disconnected = Box::pin(self.nats.disconnected());
+        let Batch {
+            max_messages,
+            expires,
+        } = self.batch;
+        let max_messages =
+            usize::try_from(limit).map_or(max_messages, |limit| limit.min(max_messages));
+        let batch = self
+            .consumer
+            .batch()
+            .max_messages(max_messages)
+            .expires(expires);
+        let messages = batch.messages().await?.ready_chunks(max_messages);
+        Ok(Requested {
+            messages,
+            disconnected,
+        })
+    }
+
+    /// Opens the consumer again, unless the program is told to stop.
+    async fn reopen(&mut self) -> Result<()> {
+        sleep(PAUSE).await;
+        // A server that is stopping says that JetStream is off.
+        let retry_on = [Failure::Unanswered, Failure::Missing, Failure::Off];
+        let consumer = match retry(&self.nats, &retry_on, Duration::MAX, &self.open).await {
+            Err(error) if error.is::<Stopped>() => return Ok(()),
+            consumer => consumer?,
+        };
+        self.must_reopen = false;
+        let before = mem::replace(&mut self.consumer, consumer);
+        let info = self.consumer.cached_info();
+        if info.created != before.cached_info().created {
+            tracing::warn!(
+                "the consumer {} was gone and is created again: it starts with the first message of its stream",
+                info.name
+            );
+        }
+        Ok(())
+    }
+}
