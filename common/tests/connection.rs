@@ -454,34 +454,34 @@ async fn nothing_is_lost(round_trip: Duration, unrelated: bool) -> Result<()> {
     let server = Server::start()?;
     let link = Link::to(server.port())?;
     link.delay(round_trip / 2);
-    let (leaving, stop) = connect(&link.url()).await?;
-    let (staying, _) = connect(&server.url()).await?;
+    let (leaver, stop) = connect(&link.url()).await?;
+    let (stayer, _) = connect(&server.url()).await?;
     let group = || "workers".to_owned();
-    let mut jobs = leaving.drain_on_stop(leaving.queue_subscribe("jobs", group()).await?);
-    let mut others = staying.queue_subscribe("jobs", group()).await?;
-    let mut noise = leaving.subscribe("noise").await?;
-    leaving.round_trip().await?;
-    staying.round_trip().await?;
+    let mut jobs = leaver.drain_on_stop(leaver.queue_subscribe("jobs", group()).await?);
+    let mut others = stayer.queue_subscribe("jobs", group()).await?;
+    let mut noise = leaver.subscribe("noise").await?;
+    leaver.round_trip().await?;
+    stayer.round_trip().await?;
 
-    let (publisher, _) = connect(&server.url()).await?;
+    let (source, _) = connect(&server.url()).await?;
     let done = CancellationToken::new();
-    let noisy = tokio::spawn({
-        let (publisher, done) = (publisher.clone(), done.clone());
+    let making_noise = tokio::spawn({
+        let (source, done) = (source.clone(), done.clone());
         async move {
             let mut published = 0_u64;
             while unrelated && !done.is_cancelled() {
-                publisher.publish("noise", "x".into()).await?;
+                source.publish("noise", "x".into()).await?;
                 published += 1;
             }
             anyhow::Ok(published)
         }
     });
     let ignoring = tokio::spawn(async move { while noise.next().await.is_some() {} });
-    let publishing = tokio::spawn(async move {
+    let jobs_published = tokio::spawn(async move {
         for _ in 0..COUNT {
-            publisher.publish("jobs", "job".into()).await?;
+            source.publish("jobs", "job".into()).await?;
         }
-        anyhow::Ok(publisher.flush().await?)
+        anyhow::Ok(source.flush().await?)
     });
 
     let counting = tokio::spawn(async move {
@@ -495,9 +495,9 @@ async fn nothing_is_lost(round_trip: Duration, unrelated: bool) -> Result<()> {
         taken
     });
     let taken = counting.await?;
-    publishing.await??;
+    jobs_published.await??;
     done.cancel();
-    let published = noisy.await??;
+    let unrelated_count = making_noise.await??;
     ignoring.abort();
     let mut left = COUNT - taken;
     while left > 0 {
@@ -505,8 +505,8 @@ async fn nothing_is_lost(round_trip: Duration, unrelated: bool) -> Result<()> {
         job.with_context(|| format!("{left} of {COUNT} are lost, {taken} were taken"))?;
         left -= 1;
     }
-    assert!(taken >= COUNT / 10 && taken < COUNT, "{taken}");
-    assert!(!unrelated || published > 1_000, "{published}");
+    assert!((COUNT / 10..COUNT).contains(&taken), "{taken}");
+    assert!(!unrelated || unrelated_count > 1_000, "{unrelated_count}");
     Ok(())
 }
 
@@ -532,10 +532,10 @@ async fn unrelated_traffic_does_not_delay_a_stop() -> Result<()> {
     let mut jobs = nats.drain_on_stop(nats.subscribe("jobs").await?);
     let mut noise = nats.subscribe("noise").await?;
     let ignoring = tokio::spawn(async move { while noise.next().await.is_some() {} });
-    let (publisher, _) = connect(&server.url()).await?;
-    let noisy = tokio::spawn(async move {
+    let (source, _) = connect(&server.url()).await?;
+    let making_noise = tokio::spawn(async move {
         loop {
-            publisher.publish("noise", "x".into()).await?;
+            source.publish("noise", "x".into()).await?;
         }
         #[expect(unreachable_code, reason = "names the type")]
         anyhow::Ok(())
@@ -551,7 +551,7 @@ async fn unrelated_traffic_does_not_delay_a_stop() -> Result<()> {
         "{:?}",
         begun.elapsed()
     );
-    noisy.abort();
+    making_noise.abort();
     ignoring.abort();
     Ok(())
 }
