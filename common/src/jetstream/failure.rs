@@ -36,13 +36,19 @@ pub enum Failure {
 pub struct Refused {
     pub(super) why: String,
     pub(super) code: Option<ErrorCode>,
+    /// What the failure was when a retry gave up.
+    pub(super) failure: Failure,
 }
 
 impl Refused {
     /// The program's own reason.
     #[must_use]
     pub fn because(why: String) -> Self {
-        Self { why, code: None }
+        Self {
+            why,
+            code: None,
+            failure: Failure::Refused,
+        }
     }
 }
 
@@ -60,6 +66,9 @@ impl Error for Refused {}
 pub fn failure(error: &(dyn Error + 'static)) -> Failure {
     /// A repetition came while the server was still storing the first message with this id.
     const DUPLICATE_IN_PROCESS: ErrorCode = ErrorCode(10158);
+    if let Some(refused) = refused(error) {
+        return refused.failure;
+    }
     match code(error) {
         Some(ErrorCode::JETSTREAM_NOT_ENABLED | ErrorCode::JETSTREAM_NOT_ENABLED_FOR_ACCOUNT) => {
             Failure::Off
@@ -82,13 +91,16 @@ pub fn failure(error: &(dyn Error + 'static)) -> Failure {
 /// The error code of the server's answer, if it answered.
 #[must_use]
 pub fn code(error: &(dyn Error + 'static)) -> Option<ErrorCode> {
-    let noted = chain(error).find_map(|error| error.downcast_ref::<Refused>()?.code);
+    let noted = refused(error).and_then(|refused| refused.code);
     noted.or_else(|| answer(error).map(|answer| answer.error_code()))
 }
 
 /// Why a call failed, and what to do about it, in one line.
 #[must_use]
 pub fn explain(error: &(dyn Error + 'static)) -> String {
+    if let Some(refused) = refused(error) {
+        return refused.to_string();
+    }
     if failure(error) == Failure::Off {
         return "JetStream is off; start the server with `nats-server -js` or `cargo xtask up`, or \
                 name another with --server"
@@ -116,6 +128,11 @@ pub fn explain(error: &(dyn Error + 'static)) -> String {
         _ => "see the settings of the server, the account and the stream",
     };
     format!("{answer}; {advice}")
+}
+
+/// What a retry made of the error.
+fn refused<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a Refused> {
+    chain(error).find_map(|error| error.downcast_ref())
 }
 
 /// The server's answer, which the client library keeps in different places.
@@ -204,7 +221,7 @@ fn is_no_bucket(error: &(dyn Error + 'static)) -> bool {
 mod tests {
     use super::*;
 
-    fn refused(code: u64) -> serde_json::Result<jetstream::Error> {
+    fn answered(code: u64) -> serde_json::Result<jetstream::Error> {
         serde_json::from_value(serde_json::json!({"code": 400, "err_code": code}))
     }
 
@@ -217,14 +234,14 @@ mod tests {
             (10047, Failure::Refused),
             (10077, Failure::Refused),
         ] {
-            assert_eq!(failure(&refused(code)?), expected, "{code}");
+            assert_eq!(failure(&answered(code)?), expected, "{code}");
             // The client library wraps it.
-            let kind = GetStreamErrorKind::JetStream(refused(code)?);
+            let kind = GetStreamErrorKind::JetStream(answered(code)?);
             let error =
                 KeyValueError::with_source(KeyValueErrorKind::GetBucket, GetStreamError::new(kind));
             assert_eq!(failure(&error), expected, "{code}, wrapped");
         }
-        assert!(explain(&refused(10047)?).contains("raise the server's limits"));
+        assert!(explain(&answered(10047)?).contains("raise the server's limits"));
         Ok(())
     }
 
@@ -239,5 +256,19 @@ mod tests {
         let too_large = PublishError::new(PublishErrorKind::MaxPayloadExceeded);
         assert_eq!(failure(&too_large), Failure::Refused);
         assert_eq!(failure(&fmt::Error), Failure::Refused);
+    }
+
+    #[test]
+    fn a_failure_keeps_its_kind_after_the_retry_that_gave_up() {
+        let off = Refused {
+            failure: Failure::Off,
+            ..Refused::because("JetStream is off".into())
+        };
+        assert_eq!(failure(&off), Failure::Off);
+        assert_eq!(explain(&off), "JetStream is off");
+        assert_eq!(
+            failure(&Refused::because("the program says so".into())),
+            Failure::Refused
+        );
     }
 }

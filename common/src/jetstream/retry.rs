@@ -55,6 +55,7 @@ pub async fn retry<T>(
         if is_over() || !retry_on.contains(&failure) {
             bail!(Refused {
                 code: code(error.as_ref()),
+                failure,
                 why: explain(error.as_ref()),
             });
         }
