@@ -23,9 +23,7 @@ impl Certificates {
     ///
     /// Where the files cannot be written.
     pub fn new() -> Result<Self> {
-        let folder = tempfile::Builder::new()
-            .prefix("nats-certificates-")
-            .tempdir()?;
+        let folder = tempfile::Builder::new().prefix("nats-certificates-").tempdir()?;
         let mut authority = CertificateParams::new([])?;
         authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let authority = CertifiedIssuer::self_signed(authority, KeyPair::generate()?)?;
@@ -39,10 +37,7 @@ impl Certificates {
             certificate.extended_key_usages = vec![purpose];
             let certificate = certificate.signed_by(&key, &authority)?;
             fs::write(folder.path().join(format!("{name}.pem")), certificate.pem())?;
-            fs::write(
-                folder.path().join(format!("{name}.key")),
-                key.serialize_pem(),
-            )?;
+            fs::write(folder.path().join(format!("{name}.key")), key.serialize_pem())?;
         }
         Ok(Self { folder })
     }

@@ -17,10 +17,7 @@ impl Guard {
     pub(crate) fn new(pid: u32, folder: Option<&Path>) -> io::Result<Self> {
         let mut shell = Command::new("/bin/sh");
         shell
-            .args([
-                "-c",
-                r#"read -r _; kill -9 -"$0" 2>/dev/null; test -z "$1" || rm -rf "$1""#,
-            ])
+            .args(["-c", r#"read -r _; kill -9 -"$0" 2>/dev/null; test -z "$1" || rm -rf "$1""#])
             .arg(pid.to_string())
             .args(folder)
             .stdin(Stdio::piped())

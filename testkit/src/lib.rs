@@ -24,6 +24,7 @@
 //! # }
 //! ```
 
+mod action;
 mod certificates;
 mod guard;
 mod lesson;
@@ -31,12 +32,15 @@ mod link;
 mod port;
 mod program;
 mod provision;
+mod scene;
 mod server;
 
+pub use action::{Action, Run, Victims};
 pub use certificates::Certificates;
-pub use lesson::{Action, Lesson, Printed, Scene, Step, Terminal, Victims, example, is_match};
+pub use lesson::{Lesson, example};
 pub use link::Link;
 pub use port::Port;
 pub use program::{Ended, Program, Signal};
 pub use provision::{OLDEST, VERSION, nats_server};
+pub use scene::{Host, Printed, Scene, Step, Terminal, is_match};
 pub use server::{Cluster, Options, Server, isolated};

@@ -61,10 +61,7 @@ impl Link {
     /// Where no port is free to listen on.
     pub fn to(port: u16) -> Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("cannot open a link")?;
-        let link = Self {
-            port: listener.local_addr()?.port(),
-            state: Arc::default(),
-        };
+        let link = Self { port: listener.local_addr()?.port(), state: Arc::default() };
         let state = Arc::clone(&link.state);
         thread::spawn(move || {
             for client in listener.incoming().map_while(Result::ok) {
@@ -130,10 +127,7 @@ fn join(state: &Arc<State>, client: TcpStream, server: TcpStream) -> Result<()> 
     for stream in [&client, &server] {
         stream.set_nodelay(true)?;
     }
-    state
-        .lock()
-        .connections
-        .extend([client.try_clone()?, server.try_clone()?]);
+    state.lock().connections.extend([client.try_clone()?, server.try_clone()?]);
     pump(state, client.try_clone()?, server.try_clone()?);
     pump(state, server, client);
     Ok(())
@@ -162,9 +156,8 @@ fn read(state: &State, from: &mut TcpStream, to: &SyncSender<(Instant, Vec<u8>)>
 fn write(state: &State, mut to: TcpStream, from: &Receiver<(Instant, Vec<u8>)>) {
     for (due, bytes) in from {
         thread::sleep(due.saturating_duration_since(Instant::now()));
-        let network = state
-            .changed
-            .wait_while(state.lock(), |network| network.cut && !network.closed);
+        let network =
+            state.changed.wait_while(state.lock(), |network| network.cut && !network.closed);
         drop(network);
         if to.write_all(&bytes).is_err() {
             break;

@@ -35,17 +35,10 @@ impl Port {
             // Not tried by listening: a process that another thread forks at that moment would
             // hold on to the port for a while.
             if TcpStream::connect((Ipv4Addr::LOCALHOST, number)).is_err() {
-                return Ok(Self {
-                    number,
-                    _claim: claim,
-                });
+                return Ok(Self { number, _claim: claim });
             }
         }
-        bail!(
-            "no free port found between {} and {}",
-            RANGE.start,
-            RANGE.end
-        )
+        bail!("no free port found between {} and {}", RANGE.start, RANGE.end)
     }
 
     /// Its number.

@@ -15,8 +15,9 @@ use rustix::process::{Pid, kill_process, kill_process_group};
 
 use crate::guard::Guard;
 
-/// How long anything may take that is not expected to take long: a machine under load is slow.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// Time-out of every wait for something that usually takes milliseconds. It is this long because
+/// a test must not fail on a machine that is busy.
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A program that runs. It is killed, with all that it has started, when this value, or this process, is gone.
 #[derive(Debug)]
@@ -119,13 +120,13 @@ impl Program {
             _guard: guard,
             output,
             passed: [0, 0],
-            patience: PATIENCE,
+            patience: TIMEOUT,
             ended: None,
             quiet: false,
         })
     }
 
-    /// How long to wait in [`expect`](Self::expect) and [`wait`](Self::wait): 20 s unless told
+    /// How long to wait in [`expect`](Self::expect) and [`wait`](Self::wait): 60 s unless told
     /// otherwise.
     #[must_use]
     pub fn patience(mut self, patience: Duration) -> Self {
@@ -173,19 +174,23 @@ impl Program {
                 self.passed[stream as usize] = at + 1;
                 Ok(line)
             }
-            None => bail!(
-                "{}: no line with {text:?} came; it said:\n{}",
-                self.name,
-                self.said()
-            ),
+            None => bail!("{}: no line with {text:?} came; it said:\n{}", self.name, self.said()),
         }
     }
 
     /// Waits until what it printed so far satisfies `is_enough`, or it has ended, or time is up;
     /// says whether it was satisfied.
     pub fn wait_for(&self, is_enough: impl Fn(&[String]) -> bool) -> bool {
+        self.wait_for_within(self.patience, is_enough)
+    }
+
+    pub(crate) fn wait_for_within(
+        &self,
+        timeout: Duration,
+        is_enough: impl Fn(&[String]) -> bool,
+    ) -> bool {
         let enough = |lines: &Lines| is_enough(lines.of(Stream::Stdout)).then_some(());
-        self.output.wait(self.patience, enough).is_some()
+        self.output.wait(timeout, enough).is_some()
     }
 
     /// What it printed so far.
@@ -208,11 +213,7 @@ impl Program {
     pub fn signal(&mut self, signal: Signal) -> Result<()> {
         // A process that ended keeps its number until it is waited for, so this hits no other.
         if let Some(status) = self.child.try_wait()? {
-            bail!(
-                "{} has ended already ({status}); it said:\n{}",
-                self.name,
-                self.said()
-            );
+            bail!("{} has ended already ({status}); it said:\n{}", self.name, self.said());
         }
         Ok(kill_process(self.pid()?, signal)?)
     }
@@ -246,8 +247,7 @@ impl Program {
     pub fn wait(&mut self) -> Result<Ended> {
         // Its pipes are closed by its end: no need to ask for it again and again.
         let deadline = Instant::now() + self.patience;
-        self.output
-            .wait(self.patience, |lines| (lines.open == 0).then_some(()));
+        self.output.wait(self.patience, |lines| (lines.open == 0).then_some(()));
         let status = loop {
             match self.child.try_wait()? {
                 Some(status) => break status,
@@ -258,11 +258,18 @@ impl Program {
             }
         };
         self.ended = Some(status);
-        Ok(Ended {
-            status,
-            stdout: self.stdout(),
-            stderr: self.stderr(),
-        })
+        Ok(Ended { status, stdout: self.stdout(), stderr: self.stderr() })
+    }
+
+    /// Whether it ignores `signal`. Only Linux tells; elsewhere the answer is no.
+    pub(crate) fn ignores(&self, signal: Signal) -> bool {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()));
+        let status = status.unwrap_or_default();
+        let mask = status
+            .lines()
+            .find_map(|line| line.strip_prefix("SigIgn:"))
+            .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+        mask.is_some_and(|mask| mask >> (signal.as_raw() - 1) & 1 == 1)
     }
 
     /// Whether it still runs.
@@ -285,9 +292,7 @@ impl Program {
             std::fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
         let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
         let kilobytes = peak.and_then(|peak| peak.split_whitespace().next());
-        let kilobytes: u64 = kilobytes
-            .with_context(|| format!("no VmHWM in {path}"))?
-            .parse()?;
+        let kilobytes: u64 = kilobytes.with_context(|| format!("no VmHWM in {path}"))?.parse()?;
         Ok(kilobytes * 1024)
     }
 
@@ -307,21 +312,10 @@ impl Program {
         let tail = |stream: Stream| {
             let lines = lines.of(stream);
             let cut = lines.len().saturating_sub(40);
-            let more = if cut > 0 {
-                format!("  … {cut} lines …\n")
-            } else {
-                String::new()
-            };
-            more + &lines[cut..]
-                .iter()
-                .map(|line| format!("  {line}\n"))
-                .collect::<String>()
+            let more = if cut > 0 { format!("  … {cut} lines …\n") } else { String::new() };
+            more + &lines[cut..].iter().map(|line| format!("  {line}\n")).collect::<String>()
         };
-        format!(
-            " stdout:\n{} stderr:\n{}",
-            tail(Stream::Stdout),
-            tail(Stream::Stderr)
-        )
+        format!(" stdout:\n{} stderr:\n{}", tail(Stream::Stdout), tail(Stream::Stderr))
     }
 }
 
@@ -375,9 +369,7 @@ impl Output {
         let output = Arc::clone(self);
         thread::spawn(move || {
             for line in BufReader::new(from).split(b'\n').map_while(Result::ok) {
-                let line = String::from_utf8_lossy(&line)
-                    .trim_end_matches('\r')
-                    .to_owned();
+                let line = String::from_utf8_lossy(&line).trim_end_matches('\r').to_owned();
                 if let Some(on_line) = &on_line {
                     on_line(&line);
                 }

