@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, ensure};
 use async_nats::{ConnectOptions, ServerAddr};
 use percent_encoding::percent_decode_str;
 
@@ -26,22 +26,10 @@ pub struct NatsArgs {
     )]
     server: Vec<String>,
     /// Credentials file (JWT and seed)
-    #[arg(
-        long,
-        global = true,
-        env = "NATS_CREDS",
-        hide_env_values = true,
-        value_name = "FILE"
-    )]
+    #[arg(long, global = true, env = "NATS_CREDS", hide_env_values = true, value_name = "FILE")]
     creds: Option<String>,
     /// File with the seed of an NKEY
-    #[arg(
-        long,
-        global = true,
-        env = "NATS_NKEY",
-        hide_env_values = true,
-        value_name = "FILE"
-    )]
+    #[arg(long, global = true, env = "NATS_NKEY", hide_env_values = true, value_name = "FILE")]
     nkey: Option<String>,
     /// User name, or a token if no password is given
     #[arg(long, global = true, env = "NATS_USER", hide_env_values = true)]
@@ -53,13 +41,7 @@ pub struct NatsArgs {
     #[arg(long, global = true, env = "NATS_TOKEN", hide_env_values = true)]
     token: Option<String>,
     /// Certificate authority that signed the server's certificate, if the system does not know it
-    #[arg(
-        long,
-        global = true,
-        env = "NATS_CA",
-        hide_env_values = true,
-        value_name = "FILE"
-    )]
+    #[arg(long, global = true, env = "NATS_CA", hide_env_values = true, value_name = "FILE")]
     tlsca: Option<String>,
     /// Client certificate (X.509 v3)
     #[arg(
@@ -87,65 +69,51 @@ impl NatsArgs {
     /// The server addresses without user and password, and the login that was in them. The client
     /// library ignores a login in an address, and prints it in its debug log.
     pub(crate) fn servers(&self) -> Result<(Vec<ServerAddr>, Option<Login>)> {
-        let mut login = None;
-        let mut servers = Vec::new();
-        for text in self
-            .server
-            .iter()
-            .map(|url| url.trim())
-            .filter(|url| !url.is_empty())
-        {
-            let (server, own) = parse(text)?;
-            login = login.or(own);
-            servers.push(server);
-        }
+        let mut urls: Vec<_> = self.server.iter().map(|url| url.trim()).collect();
+        urls.retain(|url| !url.is_empty());
         if self.server == [""] {
-            servers.push(DEFAULT_SERVER.parse()?); // NATS_URL is set and empty
+            urls.push(DEFAULT_SERVER); // NATS_URL is set and empty
         }
-        if servers.is_empty() {
-            bail!("no server given; name one with --server nats://HOST:PORT");
-        }
-        Ok((servers, login))
+        ensure!(!urls.is_empty(), "no server given; name one with --server nats://HOST:PORT");
+        let parsed = urls.into_iter().map(parse).collect::<Result<Vec<_>>>()?;
+        let (servers, logins): (_, Vec<_>) = parsed.into_iter().unzip();
+        Ok((servers, logins.into_iter().flatten().next()))
     }
 
     /// The credentials and certificates as options of the client library.
     pub(crate) fn options(&self, login: Option<Login>) -> Result<ConnectOptions> {
         let mut options = ConnectOptions::new();
-        let user = given(self.user.as_ref()).map(|user| Login {
-            user: user.to_owned(),
-            password: None,
-        });
-        if let Some(Login { user, password }) = login.or(user) {
-            let flag = given(self.password.as_ref()).map(ToOwned::to_owned);
-            options = match password.or(flag) {
+        let user = || Some(Login { user: given(self.user.as_ref())?, password: None });
+        if let Some(Login { user, password }) = login.or_else(user) {
+            options = match password.or(given(self.password.as_ref())) {
                 Some(password) => options.user_and_password(user, password),
                 None => options.token(user),
             };
         }
         if let Some(token) = given(self.token.as_ref()) {
-            options = options.token(token.to_owned());
+            options = options.token(token);
         }
         if let Some(path) = given(self.creds.as_ref()) {
-            let creds = read("--creds", path)?;
+            let creds = read("--creds", &path)?;
             // The library's error can hold a part of the file.
             options = options
                 .credentials(&creds)
                 .map_err(|_| anyhow!("--creds {path}: not a NATS credentials file"))?;
         }
         if let Some(path) = given(self.nkey.as_ref()) {
-            let seed = read("--nkey", path)?;
+            let seed = read("--nkey", &path)?;
             let seed = seed.split_whitespace().find(|word| word.starts_with("SU"));
             let seed = seed.with_context(|| format!("--nkey {path}: holds no user seed (SU…)"))?;
             options = options.nkey(seed.to_owned());
         }
         if let Some(path) = given(self.tlsca.as_ref()) {
-            read("--tlsca", path)?;
+            read("--tlsca", &path)?;
             options = options.add_root_certificates(path.into());
         }
         if let (Some(cert), Some(key)) = (given(self.tlscert.as_ref()), given(self.tlskey.as_ref()))
         {
-            read("--tlscert", cert)?;
-            read("--tlskey", key)?;
+            read("--tlscert", &cert)?;
+            read("--tlskey", &key)?;
             options = options.add_client_certificate(cert.into(), key.into());
         }
         Ok(options)
@@ -153,8 +121,8 @@ impl NatsArgs {
 }
 
 /// Treats an environment variable that is set and empty as not set.
-fn given(text: Option<&String>) -> Option<&str> {
-    text.map(String::as_str).filter(|text| !text.is_empty())
+fn given(text: Option<&String>) -> Option<String> {
+    text.cloned().filter(|text| !text.is_empty())
 }
 
 /// A user and a password. A user without a password is a token.
@@ -168,47 +136,31 @@ fn parse(text: &str) -> Result<(ServerAddr, Option<Login>)> {
     const EXPECTED: &str = "expected nats://HOST:PORT or tls://HOST:PORT";
     let malformed = |why: &str| anyhow!("malformed server URL: {why}; {EXPECTED}");
     let address: ServerAddr = text.parse().map_err(|error: std::io::Error| {
-        malformed(
-            error
-                .to_string()
-                .trim_start_matches("NATS server URL is invalid: "),
-        )
+        malformed(error.to_string().trim_start_matches("NATS server URL is invalid: "))
     })?;
-    if !matches!(address.scheme(), "nats" | "tls") {
-        return Err(malformed("neither nats:// nor tls://"));
-    }
-    if address.host().is_empty() {
-        return Err(malformed("empty host"));
-    }
+    ensure!(matches!(address.scheme(), "nats" | "tls"), malformed("neither nats:// nor tls://"));
+    ensure!(!address.host().is_empty(), malformed("empty host"));
     let decode = |text: &str| {
-        let text = percent_decode_str(text).decode_utf8();
-        text.map(String::from)
-            .map_err(|_| malformed("user or password is not UTF-8"))
+        let text = percent_decode_str(text).decode_utf8().map(String::from);
+        text.map_err(|_| malformed("user or password is not UTF-8"))
     };
-    let login = match address.username() {
-        Some(user) => Some(Login {
-            user: decode(user)?,
-            password: address.password().map(decode).transpose()?,
-        }),
-        None => None,
-    };
+    let password = address.password().map(decode).transpose()?;
+    let user = address.username().map(decode).transpose()?;
+    let login = user.map(|user| Login { user, password });
     let mut plain = address.into_inner();
-    plain
-        .set_username("")
-        .and_then(|()| plain.set_password(None))
-        .map_err(|()| malformed("no host"))?;
+    let cleared = plain.set_username("").and_then(|()| plain.set_password(None));
+    cleared.map_err(|()| malformed("no host"))?;
     Ok((ServerAddr::from_url(plain)?, login))
 }
 
 /// The address with its port, for messages.
 pub(crate) fn url(address: &ServerAddr) -> String {
-    let host = address.host();
-    let host = if host.contains(':') {
-        format!("[{host}]")
+    let (scheme, host, port) = (address.scheme(), address.host(), address.port());
+    if host.contains(':') {
+        format!("{scheme}://[{host}]:{port}")
     } else {
-        host.to_owned()
-    };
-    format!("{}://{host}:{}", address.scheme(), address.port())
+        format!("{scheme}://{host}:{port}")
+    }
 }
 
 fn read(flag: &str, path: &str) -> Result<String> {

@@ -2,13 +2,13 @@
 
 use std::ops::Deref;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Error, Result, anyhow, bail};
 use async_nats::{Client, ConnectOptions, Event, ServerError};
 use futures::StreamExt;
-use tokio::sync::{SetOnce, oneshot, watch};
+use tokio::sync::{SetOnce, watch};
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
@@ -59,7 +59,7 @@ impl NatsArgs {
         stop: &CancellationToken,
         settings: impl FnOnce(ConnectOptions) -> ConnectOptions,
     ) -> Result<Connection> {
-        self.open(name, stop, |_| true, settings).await
+        self.open(name, stop, false, settings).await
     }
 
     /// Like [`connect`](Self::connect), for a program that publishes nothing but replies. The
@@ -74,20 +74,21 @@ impl NatsArgs {
         name: &str,
         stop: &CancellationToken,
     ) -> Result<Connection> {
-        let is_fatal = |denied: &str| !denied.contains("Violation for Publish");
-        self.open(name, stop, is_fatal, |options| options).await
+        self.open(name, stop, true, |options| options).await
     }
 
     async fn open(
         &self,
         name: &str,
         stop: &CancellationToken,
-        is_fatal: fn(&str) -> bool,
+        only_replies: bool,
         settings: impl FnOnce(ConnectOptions) -> ConnectOptions,
     ) -> Result<Connection> {
         let (servers, login) = self.servers()?;
         let urls = servers.iter().map(url).collect::<Vec<_>>().join(",");
-        let state = Arc::new(State::new(urls, is_fatal, stop.clone()));
+        let stop = stop.clone();
+        let state = State { servers: urls, only_replies, stop, ..State::default() };
+        let state = Arc::new(state);
         let options = settings(self.options(login)?)
             .name(name)
             .connection_timeout(HANDSHAKE_TIMEOUT)
@@ -105,7 +106,7 @@ impl NatsArgs {
             });
         let connected = tokio::select! {
             connected = timeout(CONNECT_TIMEOUT, options.connect(servers)) => connected,
-            () = stop.cancelled() => bail!(Stopped),
+            () = state.stop.cancelled() => bail!(Stopped),
         };
         let urls = &state.servers;
         let client = match connected {
@@ -113,18 +114,8 @@ impl NatsArgs {
             Ok(Err(error)) => bail!("cannot connect to {urls}: {}", explain(&error)),
             Err(_) => bail!("cannot connect to {urls}: {}", silent()),
         };
-        tokio::spawn({
-            let state = Arc::clone(&state);
-            async move {
-                state.stop.cancelled().await;
-                state.stopped_at();
-            }
-        });
-        Ok(Connection {
-            client,
-            stop: stop.clone(),
-            state,
-        })
+        let _ = state.inbox.set(client.new_inbox());
+        Ok(Connection { client, stop: state.stop.clone(), state })
     }
 }
 
@@ -170,10 +161,7 @@ impl Connection {
     /// was told to stop.
     #[must_use]
     pub fn with_stop(&self, stop: CancellationToken) -> Self {
-        Self {
-            stop,
-            ..self.clone()
-        }
+        Self { stop, ..self.clone() }
     }
 
     /// Resolves when the connection is lost, or the server denies something: a reply to what was
@@ -226,12 +214,10 @@ impl Connection {
         let deadline = self.drain_deadline() + CLOSE_TIMEOUT;
         let closed = timeout_at(deadline, closed).await;
         self.permitted()?;
-        closed
-            .unwrap_or_else(|_| Err(anyhow!("no answer in time")))
-            .with_context(|| {
-                let servers = self.servers();
-                format!("{servers} did not confirm the last messages: they may not have arrived")
-            })
+        closed.unwrap_or_else(|_| Err(anyhow!("no answer in time"))).with_context(|| {
+            let servers = self.servers();
+            format!("{servers} did not confirm the last messages: they may not have arrived")
+        })
     }
 
     /// Waits until the server has handled everything that was sent before: a program that has
@@ -258,21 +244,19 @@ impl Connection {
     ///
     /// If the connection is lost meanwhile, or the server has denied something else.
     pub(crate) async fn echo(&self) -> Result<()> {
-        let disconnected = self.disconnected();
-        let inbox = self.client.new_inbox();
-        let (denied, denial) = oneshot::channel();
-        self.state.echoes().push((inbox.clone(), Some(denied)));
+        let (disconnected, mut denials) =
+            (self.disconnected(), self.state.echo_denials.subscribe());
+        let number = self.state.echoes_sent.fetch_add(1, Ordering::Relaxed) + 1;
+        let inbox = format!("{}.{number}", self.state.inbox());
         let mut messages = self.client.subscribe(inbox.clone()).await?;
         self.client.publish(inbox, "".into()).await?;
         tokio::select! {
             biased;
-            _ = messages.next() => {
-                self.state.echoes_received.fetch_add(1, Ordering::Relaxed);
-                Ok(())
-            }
-            _ = denial => Ok(()),
-            error = disconnected => Err(error),
-        }
+            _ = messages.next() => self.state.echoes_received.fetch_add(1, Ordering::Relaxed),
+            _ = denials.wait_for(|denied| *denied >= number) => number,
+            error = disconnected => return Err(error),
+        };
+        Ok(())
     }
 
     /// How many messages this connection has received from itself, to find the end of what the
@@ -282,71 +266,49 @@ impl Connection {
         self.state.echoes_received.load(Ordering::Relaxed)
     }
 
-    /// When a program that is told to stop has to be done with its subscriptions.
+    /// When a program that is told to stop has to be done with its subscriptions. The clock starts
+    /// at the first call after that.
     pub(crate) fn drain_deadline(&self) -> Instant {
-        let from = if self.stop.is_cancelled() {
-            self.state.stopped_at()
+        let now = Instant::now();
+        if self.stop.is_cancelled() {
+            *self.state.deadline.get_or_init(|| now + DRAIN_TIMEOUT)
         } else {
-            Instant::now()
-        };
-        from + DRAIN_TIMEOUT
+            now + DRAIN_TIMEOUT
+        }
     }
 }
 
 /// The connection was lost before a reply came. Whether the request was handled is unknown.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
+#[error("the connection was lost before a reply came")]
 pub struct Disconnected;
 
-impl std::fmt::Display for Disconnected {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.write_str("the connection was lost before a reply came")
-    }
-}
-
-impl std::error::Error for Disconnected {}
-
 /// What the events of a connection tell, shared with their callback.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct State {
     servers: String,
-    /// Whether a denial ends the program.
-    is_fatal: fn(&str) -> bool,
+    /// Whether a denied publish is no reason to end the program.
+    only_replies: bool,
     stop: CancellationToken,
-    stopped_at: OnceLock<Instant>,
+    deadline: OnceLock<Instant>,
     /// How often the connection was lost.
     losses: watch::Sender<u64>,
     is_lost: AtomicBool,
+    /// The denial that ends the program.
     denial: SetOnce<String>,
     closed: SetOnce<()>,
-    /// The inboxes of [`Connection::echo`], each with a sender that reports its denial.
-    echoes: Mutex<Vec<(String, Option<oneshot::Sender<()>>)>>,
+    /// Before the numbers of the inboxes of [`Connection::echo`], which count from 1.
+    inbox: OnceLock<String>,
+    echoes_sent: AtomicU64,
     echoes_received: AtomicU64,
+    /// The last one of these inboxes that was denied.
+    echo_denials: watch::Sender<u64>,
     drops_reported: Mutex<Option<Instant>>,
 }
 
 impl State {
-    fn new(servers: String, is_fatal: fn(&str) -> bool, stop: CancellationToken) -> Self {
-        Self {
-            servers,
-            is_fatal,
-            stop,
-            stopped_at: OnceLock::new(),
-            losses: watch::Sender::new(0),
-            is_lost: AtomicBool::new(false),
-            denial: SetOnce::new(),
-            closed: SetOnce::new(),
-            echoes: Mutex::default(),
-            echoes_received: AtomicU64::new(0),
-            drops_reported: Mutex::default(),
-        }
-    }
-
-    fn stopped_at(&self) -> Instant {
-        *self.stopped_at.get_or_init(Instant::now)
-    }
-
-    fn echoes(&self) -> MutexGuard<'_, Vec<(String, Option<oneshot::Sender<()>>)>> {
-        self.echoes.lock().unwrap_or_else(PoisonError::into_inner)
+    fn inbox(&self) -> &str {
+        self.inbox.get().map_or("", String::as_str)
     }
 
     fn event(&self, event: &Event) {
@@ -372,10 +334,8 @@ impl State {
             Event::ServerError(error) => tracing::warn!("{servers} reports: {error}"),
             // One for each message dropped, as long as there is room for events.
             Event::SlowConsumer(_) => {
-                let reported = &mut *self
-                    .drops_reported
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner);
+                let reported = self.drops_reported.lock();
+                let reported = &mut *reported.unwrap_or_else(PoisonError::into_inner);
                 if reported.is_none_or(|at| at.elapsed() > DROPS_INTERVAL) {
                     *reported = Some(Instant::now());
                     tracing::warn!(
@@ -390,16 +350,17 @@ impl State {
 
     fn denied(&self, text: &str) {
         let servers = &self.servers;
-        let mut echoes = self.echoes();
-        if let Some((_, echo)) = echoes.iter_mut().find(|(inbox, _)| text.contains(inbox)) {
-            let _ = echo.take().map(|denied| denied.send(()));
-        } else if (self.is_fatal)(text) {
+        let echo = text.split_once(self.inbox()).filter(|_| !self.inbox().is_empty());
+        if let Some((_, number)) = echo {
+            let number = number.trim_matches(|c: char| !c.is_ascii_digit()).parse();
+            self.echo_denials.send_replace(number.unwrap_or_default());
+        } else if self.only_replies && text.contains("Violation for Publish") {
+            tracing::warn!("{servers} denied it: {text}");
+        } else {
             let _ = self.denial.set(format!(
                 "{servers} denied it: {text}; connect as a user that may, with --user or --creds"
             ));
             self.stop.cancel();
-        } else {
-            tracing::warn!("{servers} denied it: {text}");
         }
     }
 }

@@ -18,11 +18,7 @@ impl<T: Eq + Hash> Dedup<T> {
     /// Remembers at least the last `size` ids, and at most twice as many.
     #[must_use]
     pub fn new(size: usize) -> Self {
-        Self {
-            size,
-            newer: HashSet::new(),
-            older: HashSet::new(),
-        }
+        Self { size, newer: HashSet::new(), older: HashSet::new() }
     }
 
     /// Remembers an id, and returns whether it is new, like [`HashSet::insert`].

@@ -1,12 +1,13 @@
 //! Leaving a subject or a queue group without losing what the server has handed over.
 
-use std::pin::Pin;
+use std::pin::pin;
 use std::time::Duration;
 
 use async_nats::connection::State;
 use async_nats::{Message, Subscriber};
+use async_stream::stream;
 use futures::FutureExt;
-use futures::stream::{self, Stream, StreamExt};
+use futures::stream::{Stream, StreamExt};
 use tokio::task::{unconstrained, yield_now};
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
@@ -50,22 +51,36 @@ impl Connection {
     /// yielded by then is lost. If there is no connection, it ends after 300 ms.
     pub fn drain_on_stop(
         &self,
-        messages: Subscriber,
+        mut messages: Subscriber,
     ) -> impl Stream<Item = Message> + Send + Unpin + use<> {
-        let draining = Draining {
-            nats: self.clone(),
-            messages,
-            stage: Stage::Working,
-        };
-        Box::pin(stream::unfold(draining, async |mut draining| {
-            let message = draining.next().await?;
-            Some((message, draining))
-        }))
+        let nats = self.clone();
+        Box::pin(stream! {
+            let stop = nats.stop();
+            while let Some(Some(message)) = stop.run_until_cancelled(messages.next()).await {
+                yield message;
+            }
+            let deadline = nats.drain_deadline();
+            let _ = timeout_at(deadline, messages.unsubscribe_after(u64::MAX)).await;
+            let mut handed_over = pin!(nats.handed_over(deadline));
+            while let Some(message) = tokio::select! {
+                biased;
+                () = &mut handed_over => None,
+                message = messages.next() => message,
+            } {
+                yield message;
+            }
+            // Unconstrained: tokio makes a task wait now and then although there is a message.
+            while Instant::now() < deadline
+                && let Some(Some(message)) = unconstrained(messages.next()).now_or_never()
+            {
+                yield message;
+            }
+        })
     }
 
     /// Resolves when everything has arrived that the server had sent to this connection, or it
     /// never will.
-    async fn handed_over(self, deadline: Instant) {
+    async fn handed_over(&self, deadline: Instant) {
         let echoed = async {
             // If the connection is lost, the next echo waits for the next connection.
             while let Err(error) = self.echo().await
@@ -85,51 +100,5 @@ impl Connection {
             () = async { sleep(RECONNECT_TIMEOUT).await; away.await } => {}
             () = sleep_until(deadline) => {}
         }
-    }
-}
-
-struct Draining {
-    nats: Connection,
-    messages: Subscriber,
-    stage: Stage,
-}
-
-enum Stage {
-    Working,
-    /// The server was told. What it had handed over has arrived when this future resolves.
-    Unsubscribed(Pin<Box<dyn Future<Output = ()> + Send>>),
-    /// The rest waits in the client.
-    Arrived,
-}
-
-impl Draining {
-    async fn next(&mut self) -> Option<Message> {
-        if matches!(self.stage, Stage::Working) {
-            // Asked first: `select!` alone would go on as long as there is always a message.
-            if !self.nats.stop().is_cancelled() {
-                tokio::select! {
-                    biased;
-                    message = self.messages.next() => return message,
-                    () = self.nats.stop().cancelled() => {}
-                }
-            }
-            let deadline = self.nats.drain_deadline();
-            let handed_over = self.nats.clone().handed_over(deadline);
-            let unsubscribed = self.messages.unsubscribe_after(u64::MAX);
-            let _ = timeout_at(deadline, unsubscribed).await;
-            self.stage = Stage::Unsubscribed(Box::pin(handed_over));
-        }
-        if let Stage::Unsubscribed(handed_over) = &mut self.stage {
-            tokio::select! {
-                biased;
-                () = handed_over => self.stage = Stage::Arrived,
-                message = self.messages.next() => return message,
-            }
-        }
-        if Instant::now() >= self.nats.drain_deadline() {
-            return None;
-        }
-        // Unconstrained: tokio would make a task wait now and then although a message is there.
-        unconstrained(self.messages.next()).now_or_never().flatten()
     }
 }

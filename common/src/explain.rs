@@ -1,17 +1,15 @@
 //! Connection errors in words that say what to do.
 
 use std::error::Error;
+use std::iter::successors;
 
 use async_nats::{ConnectError, ConnectErrorKind};
 
 /// What went wrong when connecting, and what to do about it.
 pub(crate) fn explain(error: &ConnectError) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = cause.to_string();
-        source = cause.source();
-    }
+    let first: &(dyn Error + 'static) = error;
+    let causes = successors(Some(first), |&error| error.source());
+    let text = causes.last().map(ToString::to_string).unwrap_or_default();
     let debug = format!("{error:?}");
     match error.kind() {
         ConnectErrorKind::AuthorizationViolation => {

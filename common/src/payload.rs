@@ -110,11 +110,7 @@ mod tests {
     #[test]
     fn the_json_is_what_clients_in_other_languages_send() -> serde_json::Result<()> {
         let json = r#"{"id":1,"level":"INFO","message":"started"}"#;
-        let entry = LogEntry {
-            id: 1,
-            level: Level::Info,
-            message: "started".into(),
-        };
+        let entry = LogEntry { id: 1, level: Level::Info, message: "started".into() };
         assert_eq!(parse::<LogEntry>(json.as_bytes())?, entry);
         assert_eq!(serde_json::to_string(&entry)?, json);
         Ok(())

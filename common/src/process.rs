@@ -1,7 +1,5 @@
 //! How a program begins and ends.
 
-use std::error::Error;
-use std::fmt;
 use std::io::{self, IsTerminal, Write};
 use std::process::{self, ExitCode};
 use std::thread;
@@ -50,7 +48,15 @@ pub fn run<A: Parser, F: Future<Output = Result<()>>>(
 ) -> ExitCode {
     let args = parse();
     init_logging();
-    match run_to_end(|stop| program(args, stop)) {
+    let stop = CancellationToken::new();
+    let result = listen_for_signals(stop.clone()).and_then(|()| {
+        let runtime = runtime()?;
+        let result = runtime.block_on(program(args, stop));
+        // Not dropped: that would wait for a name look-up that hangs.
+        runtime.shutdown_background();
+        result
+    });
+    match result {
         Err(error) if !error.is::<Stopped>() && !is_broken_pipe(&error) => {
             // Fails only if stderr is closed, too.
             let _ = writeln!(io::stderr(), "error: {}", one_line(&error));
@@ -58,18 +64,6 @@ pub fn run<A: Parser, F: Future<Output = Result<()>>>(
         }
         _ => ExitCode::SUCCESS,
     }
-}
-
-fn run_to_end<F: Future<Output = Result<()>>>(
-    program: impl FnOnce(CancellationToken) -> F,
-) -> Result<()> {
-    let stop = CancellationToken::new();
-    listen_for_signals(stop.clone())?;
-    let runtime = runtime()?;
-    let result = runtime.block_on(program(stop));
-    // Not dropped: that would wait for a name look-up that hangs.
-    runtime.shutdown_background();
-    result
 }
 
 fn runtime() -> Result<Runtime> {
@@ -80,16 +74,9 @@ fn runtime() -> Result<Runtime> {
 
 /// The program was told to stop before it had begun: while it connected, or waited for a stream.
 /// [`run`] ends with exit code 0.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
+#[error("told to stop")]
 pub struct Stopped;
-
-impl fmt::Display for Stopped {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("told to stop")
-    }
-}
-
-impl Error for Stopped {}
 
 /// Reads the command line like clap's `parse`. If an argument is refused, the message does not
 /// repeat a password in it.
@@ -145,9 +132,7 @@ async fn exit_code(interrupt: &mut Signal, terminate: &mut Signal) -> i32 {
 
 fn init_logging() {
     // The client library also logs connection errors that the program reports itself.
-    let filter = std::env::var("RUST_LOG")
-        .ok()
-        .filter(|filter| !filter.is_empty());
+    let filter = std::env::var("RUST_LOG").ok().filter(|filter| !filter.is_empty());
     let filter = format!("async_nats=off,{}", filter.as_deref().unwrap_or("info"));
     tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::new(filter))
@@ -175,9 +160,7 @@ fn without_passwords(text: &str) -> String {
 /// Whether the program's own output failed because the reader of the pipe is gone. (Errors of the
 /// network come in the client library's types, not as a plain [`io::Error`].)
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    error
-        .downcast_ref::<io::Error>()
-        .is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }
 
 /// The error and its causes in one line, without repetitions. Many libraries repeat the cause in
@@ -220,9 +203,7 @@ mod tests {
     fn only_a_broken_pipe_of_our_own_is_quiet() {
         let pipe = || io::Error::from(io::ErrorKind::BrokenPipe);
         assert!(is_broken_pipe(&pipe().into()));
-        assert!(!is_broken_pipe(
-            &io::Error::from(io::ErrorKind::NotFound).into()
-        ));
+        assert!(!is_broken_pipe(&io::Error::from(io::ErrorKind::NotFound).into()));
         assert!(!is_broken_pipe(&anyhow!(io::Error::other(pipe()))));
     }
 }

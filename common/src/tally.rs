@@ -40,15 +40,8 @@ impl Tally {
 #[must_use]
 pub fn summary(count: u64, noun: &str, elapsed: Duration) -> String {
     let seconds = elapsed.as_secs_f64();
-    #[expect(
-        clippy::cast_precision_loss,
-        reason = "a rate is shown to seven digits or so"
-    )]
-    let rate = if count == 0 {
-        0.0
-    } else {
-        count as f64 / seconds.max(1e-9)
-    };
+    #[expect(clippy::cast_precision_loss, reason = "a rate is shown to seven digits or so")]
+    let rate = if count == 0 { 0.0 } else { count as f64 / seconds.max(1e-9) };
     format!("{count} {noun} in {seconds:.3} s ({rate:.0}/s)")
 }
 
@@ -60,9 +53,6 @@ mod tests {
     fn a_rate_has_plain_digits() {
         let line = summary(1_000_000, "messages", Duration::from_millis(412));
         assert_eq!(line, "1000000 messages in 0.412 s (2427184/s)");
-        assert_eq!(
-            summary(0, "orders", Duration::ZERO),
-            "0 orders in 0.000 s (0/s)"
-        );
+        assert_eq!(summary(0, "orders", Duration::ZERO), "0 orders in 0.000 s (0/s)");
     }
 }

@@ -14,10 +14,7 @@ mod tests {
 
     #[test]
     fn a_stranger_cannot_write_to_the_terminal() {
-        assert_eq!(
-            printable("unknown `\u{1b}[2J\nfine`"),
-            "unknown `?[2J?fine`"
-        );
+        assert_eq!(printable("unknown `\u{1b}[2J\nfine`"), "unknown `?[2J?fine`");
         assert_eq!(printable(&"x".repeat(1_000_000)).len(), 120);
     }
 }

@@ -85,9 +85,7 @@ async fn sleeper(args: Args, stop: CancellationToken) -> Result<()> {
 
 fn command(name: &str, server: &Server) -> Result<Command> {
     let mut command = server.command(std::env::current_exe()?);
-    command
-        .args(["--exact", "program", "--nocapture"])
-        .env(PROGRAM, name);
+    command.args(["--exact", "program", "--nocapture"]).env(PROGRAM, name);
     Ok(command)
 }
 
@@ -143,11 +141,7 @@ async fn a_cut_network_is_noticed_and_survived() -> Result<()> {
     link.cut();
     let cut = Instant::now();
     subscriber.expect_stderr("lost the connection")?;
-    assert!(
-        cut.elapsed() < Duration::from_secs(17),
-        "{:?}",
-        cut.elapsed()
-    );
+    assert!(cut.elapsed() < Duration::from_secs(17), "{:?}", cut.elapsed());
     link.heal();
     subscriber.expect_stderr("connected to")?;
     server.wait_for_subscriptions("news", 1)?;
@@ -182,11 +176,7 @@ fn a_program_stops_in_good_order_while_the_server_is_away() -> Result<()> {
     subscriber.expect_stderr("lost the connection")?;
     let begun = Instant::now();
     assert!(subscriber.stop()?.success());
-    assert!(
-        begun.elapsed() < Duration::from_secs(5),
-        "{:?}",
-        begun.elapsed()
-    );
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
     Ok(())
 }
 
@@ -198,14 +188,8 @@ fn a_program_that_does_not_end_is_ended_and_fails() -> Result<()> {
     let begun = Instant::now();
     let ended = sleeper.stop()?;
     assert_eq!(ended.code(), Some(1));
-    assert!(
-        begun.elapsed() < Duration::from_secs(5),
-        "{:?}",
-        begun.elapsed()
-    );
-    let [line] = &ended.stderr[..] else {
-        bail!("{:?}", ended.stderr)
-    };
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    let [line] = &ended.stderr[..] else { bail!("{:?}", ended.stderr) };
     assert!(line.starts_with("error: not finished 4s"), "{line}");
     Ok(())
 }
@@ -235,10 +219,7 @@ async fn close_returns_when_the_server_has_everything() -> Result<()> {
     assert!(start("publisher", &server)?.wait()?.success());
     for n in 0..1_000 {
         let message = news.next().await.context("closed")?;
-        ensure!(
-            message.payload == n.to_string(),
-            "{message:?} in place of {n}"
-        );
+        ensure!(message.payload == n.to_string(), "{message:?} in place of {n}");
     }
     Ok(())
 }
@@ -248,10 +229,7 @@ fn the_server_lists_a_program_by_its_name() -> Result<()> {
     let server = Server::start()?;
     let mut subscriber = start("subscriber", &server)?;
     subscriber.expect("ready")?;
-    assert_eq!(
-        server.monitor("/connz")?["connections"][0]["name"],
-        "subscriber"
-    );
+    assert_eq!(server.monitor("/connz")?["connections"][0]["name"], "subscriber");
     Ok(())
 }
 
@@ -261,9 +239,7 @@ async fn a_closed_pipe_ends_a_program_quietly() -> Result<()> {
     let mut shell = Command::new("/bin/sh");
     let script = r#"("$0" --exact program --nocapture; echo "ended with $?" >&2) | head -3"#;
     shell.args(["-c", script]).arg(std::env::current_exe()?);
-    shell
-        .env(PROGRAM, "subscriber")
-        .env("NATS_URL", server.url());
+    shell.env(PROGRAM, "subscriber").env("NATS_URL", server.url());
     let mut shell = Program::spawn(&mut shell)?;
     shell.expect("ready")?;
     // "ready" is the third line, with two of the harness before it.
@@ -283,11 +259,7 @@ fn restricted(permissions: &str) -> Result<Server> {
 }
 
 fn start_as_guest(name: &str, server: &Server) -> Result<Program> {
-    Program::spawn(
-        command(name, server)?
-            .env("NATS_USER", "guest")
-            .env("NATS_PASSWORD", "secret"),
-    )
+    Program::spawn(command(name, server)?.env("NATS_USER", "guest").env("NATS_PASSWORD", "secret"))
 }
 
 #[test]
@@ -295,9 +267,7 @@ fn a_denied_publish_ends_the_program() -> Result<()> {
     let server = restricted(r#"publish: "other""#)?;
     let ended = start_as_guest("publisher", &server)?.wait()?;
     assert_eq!(ended.code(), Some(1));
-    let [line] = &ended.stderr[..] else {
-        bail!("{:?}", ended.stderr)
-    };
+    let [line] = &ended.stderr[..] else { bail!("{:?}", ended.stderr) };
     for part in ["error: ", &server.url(), r#"Publish to "news""#, "--user"] {
         assert!(line.contains(part), "{line}");
     }
@@ -321,14 +291,7 @@ fn a_denied_subscription_ends_the_program() -> Result<()> {
     let server = restricted(r#"subscribe: "other""#)?;
     let ended = start_as_guest("subscriber", &server)?.wait()?;
     assert_eq!(ended.code(), Some(1));
-    assert!(
-        ended
-            .stderr
-            .join("\n")
-            .contains(r#"Subscription to "news""#),
-        "{:?}",
-        ended.stderr
-    );
+    assert!(ended.stderr.join("\n").contains(r#"Subscription to "news""#), "{:?}", ended.stderr);
     Ok(())
 }
 
@@ -340,9 +303,7 @@ async fn a_hostile_reply_subject_does_not_end_a_responder() -> Result<()> {
     let options =
         async_nats::ConnectOptions::with_user_and_password("admin".into(), "secret".into());
     let admin = options.connect(server.url()).await?;
-    admin
-        .publish_with_reply("news", "forbidden", "do you hear me?".into())
-        .await?;
+    admin.publish_with_reply("news", "forbidden", "do you hear me?".into()).await?;
     admin.flush().await?;
     responder.expect_stderr("denied")?;
     let reply = admin.request("news", "do you still?".into()).await?;
@@ -369,29 +330,18 @@ async fn connections_of_one_process_know_nothing_of_each_other() -> Result<()> {
     let (admin, admin_stop) = connect(&url("admin")).await?;
     let (closed, _) = connect(&url("admin")).await?;
     let mut news = admin.subscribe("news").await?;
+    admin.round_trip().await?;
     closed.publish("news", "last words".into()).await?;
     closed.close().await?;
 
     let disconnected = guest.disconnected();
     guest.publish("news", "forbidden".into()).await?;
     // The denial ends whatever the program of this connection waits for …
-    assert!(
-        disconnected
-            .await
-            .to_string()
-            .contains("Publish to \"news\"")
-    );
+    assert!(disconnected.await.to_string().contains("Publish to \"news\""));
     guest_stop.cancelled().await;
     assert!(guest.permitted().is_err());
-    let error = guest
-        .close()
-        .await
-        .err()
-        .context("a denial is no success")?;
-    assert!(
-        error.to_string().contains("Publish to \"news\""),
-        "{error:#}"
-    );
+    let error = guest.close().await.err().context("a denial is no success")?;
+    assert!(error.to_string().contains("Publish to \"news\""), "{error:#}");
     // … and nothing else.
     assert!(!admin_stop.is_cancelled());
     admin.permitted()?;
@@ -427,10 +377,7 @@ async fn close_does_not_pretend_while_the_server_is_away() -> Result<()> {
     stop.cancel();
     let begun = Instant::now();
     let error = nats.close().await.err().context("nobody has confirmed")?;
-    assert!(
-        error.to_string().contains("may not have arrived"),
-        "{error:#}"
-    );
+    assert!(error.to_string().contains("may not have arrived"), "{error:#}");
     assert!(begun.elapsed() < Duration::from_secs(5));
     Ok(())
 }
@@ -546,11 +493,7 @@ async fn unrelated_traffic_does_not_delay_a_stop() -> Result<()> {
     let begun = Instant::now();
     assert!(jobs.next().await.is_none());
     // Its own time-out, after which it would end in any case, is 3 s.
-    assert!(
-        begun.elapsed() < Duration::from_millis(2_500),
-        "{:?}",
-        begun.elapsed()
-    );
+    assert!(begun.elapsed() < Duration::from_millis(2_500), "{:?}", begun.elapsed());
     making_noise.abort();
     ignoring.abort();
     Ok(())

@@ -1,7 +1,7 @@
 //! Durable consumers.
 
-use anyhow::{Result, bail};
-use async_nats::jetstream::consumer::{PullConsumer, pull};
+use anyhow::{Result, ensure};
+use async_nats::jetstream::consumer::{Config, IntoConsumerConfig, PullConsumer, pull};
 use async_nats::jetstream::{Context, ErrorCode};
 
 use super::failure::{Refused, code};
@@ -28,35 +28,27 @@ pub async fn open_durable(
         }
         Err(error) => return Err(error.into()),
     };
-    let config = &found.cached_info().config;
-    let mut differences = Vec::new();
-    let mut compare = |setting: &str, found: String, wanted: String| {
-        if found != wanted {
-            differences.push(format!("{setting} is {found}, not {wanted}"));
-        }
-    };
-    let policies = [config.ack_policy, wanted.ack_policy].map(|policy| format!("{policy:?}"));
-    let [found_policy, wanted_policy] = policies;
-    compare("ack_policy", found_policy, wanted_policy);
-    let [found_wait, wanted_wait] =
-        [config.ack_wait, wanted.ack_wait].map(|wait| format!("{wait:?}"));
-    compare("ack_wait", found_wait, wanted_wait);
-    compare(
-        "max_ack_pending",
-        config.max_ack_pending.to_string(),
-        wanted.max_ack_pending.to_string(),
+    let wanted = settings(&wanted.into_consumer_config());
+    let found_settings = settings(&found.cached_info().config);
+    let different = wanted.iter().zip(&found_settings).filter(|(wanted, found)| wanted != found);
+    let different = different
+        .map(|((setting, wanted), (_, found))| format!("{setting} is {found}, not {wanted}"));
+    let differences = different.collect::<Vec<_>>().join(", ");
+    ensure!(
+        differences.is_empty(),
+        Refused::because(format!(
+            "the consumer {name} exists with other settings: {differences}; delete it with \
+             `nats consumer rm {stream} {name}`, which also deletes its position in the stream"
+        ))
     );
-    compare(
-        "filter_subject",
-        config.filter_subject.clone(),
-        wanted.filter_subject.clone(),
-    );
-    if differences.is_empty() {
-        return Ok(found);
-    }
-    bail!(Refused::because(format!(
-        "the consumer {name} exists with other settings: {}; delete it with \
-         `nats consumer rm {stream} {name}`, which also deletes its position in the stream",
-        differences.join(", ")
-    )))
+    Ok(found)
+}
+
+fn settings(config: &Config) -> [(&'static str, String); 4] {
+    [
+        ("ack_policy", format!("{:?}", config.ack_policy)),
+        ("ack_wait", format!("{:?}", config.ack_wait)),
+        ("max_ack_pending", config.max_ack_pending.to_string()),
+        ("filter_subject", config.filter_subject.clone()),
+    ]
 }

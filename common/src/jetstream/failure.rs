@@ -1,18 +1,16 @@
 //! What a failed call of JetStream, or of a bucket, means for the next one.
 
 use std::error::Error;
-use std::fmt;
+use std::fmt::{Debug, Display};
 use std::io;
 use std::iter::successors;
 
+use async_nats::RequestErrorKind;
 use async_nats::jetstream::context::{
-    CreateStreamError, CreateStreamErrorKind, GetStreamError, GetStreamErrorKind, KeyValueError,
-    KeyValueErrorKind, PublishError, PublishErrorKind, RequestError, RequestErrorKind,
+    self, CreateStreamErrorKind, GetStreamErrorKind, KeyValueErrorKind, PublishErrorKind,
 };
-use async_nats::jetstream::kv::{EntryError, EntryErrorKind, WatchError, WatchErrorKind};
-use async_nats::jetstream::stream::{
-    ConsumerError, ConsumerErrorKind, DirectGetError, DirectGetErrorKind,
-};
+use async_nats::jetstream::kv::{EntryErrorKind, WatchErrorKind};
+use async_nats::jetstream::stream::{ConsumerErrorKind, DirectGetErrorKind};
 use async_nats::jetstream::{self, ErrorCode};
 use tokio::time::error::Elapsed;
 
@@ -32,7 +30,8 @@ pub enum Failure {
 }
 
 /// A failure that no retry cures, in words that say what to do.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
+#[error("{why}")]
 pub struct Refused {
     pub(super) why: String,
     pub(super) code: Option<ErrorCode>,
@@ -44,21 +43,9 @@ impl Refused {
     /// The program's own reason.
     #[must_use]
     pub fn because(why: String) -> Self {
-        Self {
-            why,
-            code: None,
-            failure: Failure::Refused,
-        }
+        Self { why, code: None, failure: Failure::Refused }
     }
 }
-
-impl fmt::Display for Refused {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(&self.why)
-    }
-}
-
-impl Error for Refused {}
 
 /// Tells the kinds of failure apart. What passes is a list; everything else counts as
 /// [`Failure::Refused`], so that no program retries for ever what no retry cures.
@@ -83,7 +70,7 @@ pub fn failure(error: &(dyn Error + 'static)) -> Failure {
             | ErrorCode::CONSUMER_OFFLINE,
         ) => Failure::Unanswered,
         None if is_off(error) => Failure::Off,
-        None if chain(error).any(is_unanswered) => Failure::Unanswered,
+        None if is_unanswered(error) => Failure::Unanswered,
         _ => Failure::Refused,
     }
 }
@@ -109,7 +96,7 @@ pub fn explain(error: &(dyn Error + 'static)) -> String {
     let Some(answer) = answer(error) else {
         return match failure(error) {
             Failure::Unanswered => format!("{error}; check the server's health and try again"),
-            _ if is_no_bucket(error) => {
+            _ if kind(error) == Some(KeyValueErrorKind::InvalidStoreName) => {
                 "the stream in its place is no key-value bucket; remove it, or use another account"
                     .into()
             }
@@ -137,24 +124,22 @@ fn refused<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a Refused> {
 
 /// The server's answer, which the client library keeps in different places.
 fn answer(error: &(dyn Error + 'static)) -> Option<jetstream::Error> {
-    chain(error).find_map(|error| {
-        if let Some(error) = error.downcast_ref::<GetStreamError>()
-            && let GetStreamErrorKind::JetStream(answer) = error.kind()
-        {
-            return Some(answer);
-        }
-        if let Some(error) = error.downcast_ref::<CreateStreamError>()
-            && let CreateStreamErrorKind::JetStream(answer) = error.kind()
-        {
-            return Some(answer);
-        }
-        if let Some(error) = error.downcast_ref::<ConsumerError>()
-            && let ConsumerErrorKind::JetStream(answer) = error.kind()
-        {
-            return Some(answer);
-        }
-        error.downcast_ref::<jetstream::Error>().cloned()
-    })
+    if let Some(GetStreamErrorKind::JetStream(answer)) = kind(error) {
+        Some(answer)
+    } else if let Some(CreateStreamErrorKind::JetStream(answer)) = kind(error) {
+        Some(answer)
+    } else if let Some(ConsumerErrorKind::JetStream(answer)) = kind(error) {
+        Some(answer)
+    } else {
+        chain(error).find_map(|error| error.downcast_ref().cloned())
+    }
+}
+
+/// The first error of the client library with kinds of this type among the causes: its kind.
+fn kind<K: Clone + Debug + Display + PartialEq + 'static>(
+    error: &(dyn Error + 'static),
+) -> Option<K> {
+    chain(error).find_map(|error| Some(error.downcast_ref::<async_nats::error::Error<K>>()?.kind()))
 }
 
 fn chain<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
@@ -163,62 +148,35 @@ fn chain<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn 
 
 /// A server without JetStream has no subscription for its API.
 fn is_off(error: &(dyn Error + 'static)) -> bool {
-    chain(error).any(|error| {
-        let request = error.downcast_ref().map(RequestError::kind);
-        let create = error.downcast_ref().map(CreateStreamError::kind);
-        request == Some(RequestErrorKind::NoResponders)
-            || create == Some(CreateStreamErrorKind::JetStreamUnavailable)
-    })
+    kind(error) == Some(context::RequestErrorKind::NoResponders)
+        || kind(error) == Some(CreateStreamErrorKind::JetStreamUnavailable)
 }
 
 /// The kinds of errors that mean no answer. A publish that finds no stream is one: while a cluster
 /// elects a stream's leader, no server answers for its subjects.
 fn is_unanswered(error: &(dyn Error + 'static)) -> bool {
-    fn is<E: Error + 'static>(error: &(dyn Error + 'static), kind: impl Fn(&E) -> bool) -> bool {
-        error.downcast_ref().is_some_and(kind)
-    }
-    error.is::<Disconnected>()
-        || error.is::<Elapsed>()
-        || is(error, |error: &io::Error| {
-            error.kind() == io::ErrorKind::TimedOut
-        })
-        || is(error, |error: &async_nats::RequestError| {
-            use async_nats::RequestErrorKind::{NoResponders, TimedOut};
-            matches!(error.kind(), NoResponders | TimedOut)
-        })
-        || is(error, |error: &RequestError| {
-            error.kind() == RequestErrorKind::TimedOut
-        })
-        || is(error, |error: &PublishError| {
-            use PublishErrorKind::{BrokenPipe, StreamNotFound, TimedOut};
-            matches!(error.kind(), BrokenPipe | StreamNotFound | TimedOut)
-        })
-        || is(error, |error: &CreateStreamError| {
-            error.kind() == CreateStreamErrorKind::TimedOut
-        })
-        || is(error, |error: &ConsumerError| {
-            error.kind() == ConsumerErrorKind::TimedOut
-        })
-        || is(error, |error: &DirectGetError| {
-            error.kind() == DirectGetErrorKind::TimedOut
-        })
-        || is(error, |error: &EntryError| {
-            error.kind() == EntryErrorKind::TimedOut
-        })
-        || is(error, |error: &WatchError| {
-            error.kind() == WatchErrorKind::TimedOut
-        })
-}
-
-fn is_no_bucket(error: &(dyn Error + 'static)) -> bool {
+    use PublishErrorKind::{BrokenPipe, StreamNotFound, TimedOut};
+    let is_timeout = |error: &io::Error| error.kind() == io::ErrorKind::TimedOut;
     chain(error).any(|error| {
-        let bucket = error.downcast_ref().map(KeyValueError::kind);
-        bucket == Some(KeyValueErrorKind::InvalidStoreName)
-    })
+        error.is::<Disconnected>()
+            || error.is::<Elapsed>()
+            || error.downcast_ref().is_some_and(is_timeout)
+    }) || matches!(kind(error), Some(BrokenPipe | StreamNotFound | TimedOut))
+        || matches!(kind(error), Some(RequestErrorKind::NoResponders | RequestErrorKind::TimedOut))
+        || kind(error) == Some(context::RequestErrorKind::TimedOut)
+        || kind(error) == Some(CreateStreamErrorKind::TimedOut)
+        || kind(error) == Some(ConsumerErrorKind::TimedOut)
+        || kind(error) == Some(DirectGetErrorKind::TimedOut)
+        || kind(error) == Some(EntryErrorKind::TimedOut)
+        || kind(error) == Some(WatchErrorKind::TimedOut)
 }
 
 #[cfg(test)]
 mod tests {
+    use async_nats::jetstream::context::{
+        GetStreamError, KeyValueError, PublishError, RequestError,
+    };
+
     use super::*;
 
     fn answered(code: u64) -> serde_json::Result<jetstream::Error> {
@@ -247,28 +205,22 @@ mod tests {
 
     #[test]
     fn no_answer_passes_and_anything_unknown_is_final() {
-        let silence = RequestError::new(RequestErrorKind::TimedOut);
+        let silence = RequestError::new(context::RequestErrorKind::TimedOut);
         assert_eq!(failure(&silence), Failure::Unanswered);
-        let nobody = RequestError::new(RequestErrorKind::NoResponders);
+        let nobody = RequestError::new(context::RequestErrorKind::NoResponders);
         assert_eq!(failure(&nobody), Failure::Off);
         let no_stream = PublishError::new(PublishErrorKind::StreamNotFound);
         assert_eq!(failure(&no_stream), Failure::Unanswered);
         let too_large = PublishError::new(PublishErrorKind::MaxPayloadExceeded);
         assert_eq!(failure(&too_large), Failure::Refused);
-        assert_eq!(failure(&fmt::Error), Failure::Refused);
+        assert_eq!(failure(&std::fmt::Error), Failure::Refused);
     }
 
     #[test]
     fn a_failure_keeps_its_kind_after_the_retry_that_gave_up() {
-        let off = Refused {
-            failure: Failure::Off,
-            ..Refused::because("JetStream is off".into())
-        };
+        let off = Refused { failure: Failure::Off, ..Refused::because("JetStream is off".into()) };
         assert_eq!(failure(&off), Failure::Off);
         assert_eq!(explain(&off), "JetStream is off");
-        assert_eq!(
-            failure(&Refused::because("the program says so".into())),
-            Failure::Refused
-        );
+        assert_eq!(failure(&Refused::because("the program says so".into())), Failure::Refused);
     }
 }

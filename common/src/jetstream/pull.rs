@@ -32,6 +32,8 @@ pub struct Batch {
     pub expires: Duration,
 }
 
+type Loss = Pin<Box<dyn Future<Output = Error>>>;
+
 /// The messages of a pull consumer until the program is told to stop.
 ///
 /// - It asks for one batch after the other, and takes each to its end. So no message that the server
@@ -66,16 +68,11 @@ pub struct Pull<F> {
     batch: Batch,
     open: F,
     consumer: PullConsumer,
-    requested: Option<Requested>,
+    /// The batch that was requested, and the loss of the connection on which it was.
+    requested: Option<(ReadyChunks<pull::Batch>, Loss)>,
     must_reopen: bool,
     /// How many batches in a row have failed.
     failures: u32,
-}
-
-/// A batch that was requested, and the loss of the connection on which it was.
-struct Requested {
-    messages: ReadyChunks<pull::Batch>,
-    disconnected: Pin<Box<dyn Future<Output = Error> + Send>>,
 }
 
 impl<F: AsyncFn() -> Result<PullConsumer>> Pull<F> {
@@ -112,7 +109,7 @@ impl<F: AsyncFn() -> Result<PullConsumer>> Pull<F> {
     /// If `open` fails for good, or the connection is closed. What the server has denied.
     pub async fn next(&mut self, limit: u64) -> Result<Option<Vec<Message>>> {
         loop {
-            let Some(requested) = &mut self.requested else {
+            let Some((messages, disconnected)) = &mut self.requested else {
                 self.nats.permitted()?;
                 if self.nats.stop().is_cancelled() {
                     return Ok(None);
@@ -120,41 +117,26 @@ impl<F: AsyncFn() -> Result<PullConsumer>> Pull<F> {
                 if self.must_reopen {
                     self.reopen().await?;
                 } else {
-                    self.requested = Some(self.request(limit).await?);
+                    self.request(limit).await?;
                 }
                 continue;
             };
-            let messages = tokio::select! {
+            let arrived = tokio::select! {
                 biased;
-                messages = requested.messages.next() => messages,
-                _ = &mut requested.disconnected => {
-                    (self.requested, self.must_reopen) = (None, true);
-                    continue;
-                }
-                () = sleep(self.batch.expires + OVERDUE) => {
-                    (self.requested, self.must_reopen) = (None, true);
-                    continue;
-                }
+                arrived = messages.next() => arrived,
+                error = disconnected => Some(vec![Err(error.into())]),
+                () = sleep(self.batch.expires + OVERDUE) => Some(vec![Err("no answer".into())]),
             };
-            let Some(messages) = messages else {
+            let Some(arrived) = arrived else {
                 self.requested = None;
                 continue;
             };
-            let mut taken = Vec::with_capacity(messages.len());
-            for message in messages {
+            let mut taken = Vec::with_capacity(arrived.len());
+            for message in arrived {
                 match message {
                     Ok(message) => taken.push(message),
                     // The consumer or its stream is gone, or the server is stopping.
-                    Err(error) => {
-                        (self.requested, self.must_reopen) = (None, true);
-                        self.failures += 1;
-                        if self.failures == 2 {
-                            let name = &self.consumer.cached_info().name;
-                            tracing::warn!(
-                                "cannot fetch from the consumer {name}, trying again: {error}"
-                            );
-                        }
-                    }
+                    Err(error) => self.failed(&error),
                 }
             }
             if !taken.is_empty() {
@@ -164,24 +146,24 @@ impl<F: AsyncFn() -> Result<PullConsumer>> Pull<F> {
         }
     }
 
-    async fn request(&self, limit: u64) -> Result<Requested> {
+    async fn request(&mut self, limit: u64) -> Result<()> {
         let disconnected = Box::pin(self.nats.disconnected());
-        let Batch {
-            max_messages,
-            expires,
-        } = self.batch;
+        let Batch { max_messages, expires } = self.batch;
         let max_messages =
             usize::try_from(limit).map_or(max_messages, |limit| limit.min(max_messages));
-        let batch = self
-            .consumer
-            .batch()
-            .max_messages(max_messages)
-            .expires(expires);
+        let batch = self.consumer.batch().max_messages(max_messages).expires(expires);
         let messages = batch.messages().await?.ready_chunks(max_messages);
-        Ok(Requested {
-            messages,
-            disconnected,
-        })
+        self.requested = Some((messages, disconnected));
+        Ok(())
+    }
+
+    fn failed(&mut self, error: &async_nats::Error) {
+        (self.requested, self.must_reopen) = (None, true);
+        self.failures += 1;
+        if self.failures == 2 {
+            let name = &self.consumer.cached_info().name;
+            tracing::warn!("cannot fetch from the consumer {name}, trying again: {error}");
+        }
     }
 
     /// Opens the consumer again, unless the program is told to stop.

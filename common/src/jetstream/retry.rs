@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow, bail};
 use async_nats::connection::State;
 use tokio::time::{Instant, sleep};
 
@@ -28,61 +28,46 @@ pub async fn retry<T>(
     timeout: Duration,
     call: impl AsyncFn() -> Result<T>,
 ) -> Result<T> {
-    let deadline = Instant::now().checked_add(timeout);
-    let is_over = || deadline.is_some_and(|deadline| Instant::now() >= deadline);
+    let started = Instant::now();
     let mut is_reported = false;
-    loop {
-        if !is_connected_before(nats, deadline).await? {
-            bail!(Refused::because(
-                "there is no connection; check the server's health and try again".into()
-            ));
-        }
-        let disconnected = nats.disconnected();
-        let error = tokio::select! {
-            biased;
-            () = nats.stop().cancelled() => {
-                nats.permitted()?;
-                bail!(Stopped);
+    let mut last = anyhow!("there is no connection");
+    let attempts = async {
+        loop {
+            while nats.connection_state() != State::Connected {
+                sleep(PAUSE).await;
             }
-            result = call() => match result {
-                Ok(value) => return Ok(value),
-                Err(error) => error,
-            },
-            error = disconnected => error,
-        };
-        nats.permitted()?;
-        let failure = failure(error.as_ref());
-        if is_over() || !retry_on.contains(&failure) {
-            bail!(Refused {
-                code: code(error.as_ref()),
-                failure,
-                why: explain(error.as_ref()),
-            });
+            let disconnected = nats.disconnected();
+            last = tokio::select! {
+                biased;
+                result = call() => match result {
+                    Ok(value) => return Some(value),
+                    Err(error) => error,
+                },
+                error = disconnected => error,
+            };
+            let failure = failure(last.as_ref());
+            if started.elapsed() >= timeout || !retry_on.contains(&failure) {
+                return None;
+            }
+            if failure == Failure::Missing && !is_reported {
+                is_reported = true;
+                tracing::info!("{}: waiting until it exists", explain(last.as_ref()));
+            }
+            tracing::debug!("trying again: {last:#}");
+            sleep(PAUSE).await;
         }
-        if failure == Failure::Missing && !is_reported {
-            is_reported = true;
-            tracing::info!("{}: waiting until it exists", explain(error.as_ref()));
-        }
-        tracing::debug!("trying again: {error:#}");
-        sleep(PAUSE).await;
-    }
-}
-
-/// Waits for a connection. Without one, a request would only wait in the client's buffer.
-async fn is_connected_before(nats: &Connection, deadline: Option<Instant>) -> Result<bool> {
-    while nats.connection_state() != State::Connected {
-        if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
-            return Ok(false);
-        }
-        if nats
-            .stop()
-            .run_until_cancelled(sleep(PAUSE))
-            .await
-            .is_none()
-        {
+    };
+    let value = tokio::select! {
+        biased;
+        () = nats.stop().cancelled() => {
             nats.permitted()?;
             bail!(Stopped);
         }
-    }
-    Ok(true)
+        value = attempts => value,
+        () = sleep(timeout) => None,
+    };
+    nats.permitted()?;
+    let error = last.as_ref();
+    let refused = || Refused { failure: failure(error), code: code(error), why: explain(error) };
+    value.ok_or_else(|| refused().into())
 }
