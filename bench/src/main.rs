@@ -61,13 +61,11 @@ fn main() -> ExitCode {
         let args = args.to_vec();
         return match args.first() {
             Some(part) if part == kv::PART => ended(kv::part()),
-            Some(part) if part.starts_with("bare-") => {
-                common::run_multi_thread(queue_groups::part(args))
-            }
-            _ => common::run_multi_thread(rpc::part(args)),
+            Some(part) if part.starts_with("bare-") => ended(stage::run(queue_groups::part(args))),
+            _ => ended(stage::run(rpc::part(args))),
         };
     }
-    // Ctrl-C ends it at once: nothing is lost, and the parts end with it.
+    // Ctrl-C ends it at once, and its parts with it.
     ended(bench(&Args::parse()))
 }
 
@@ -75,7 +73,7 @@ fn ended(result: Result<()>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // Nobody is left to tell when stderr is closed.
+            // Fails only if stderr is closed.
             let _ = writeln!(stderr(), "error: {error:#}");
             ExitCode::FAILURE
         }

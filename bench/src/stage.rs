@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use testkit::{Program, Server};
+use tokio::runtime::Runtime;
+use tokio::signal::unix::{SignalKind, signal};
 
 /// The first argument of a process that is a part of a measurement.
 pub const PART: &str = "part";
@@ -53,16 +55,40 @@ impl Stage {
     ///
     /// Where it does not build.
     pub fn program(&self, package: &str, bin: &str) -> Result<PathBuf> {
+        self.build(package)?;
+        Ok(self.own.with_file_name(bin))
+    }
+
+    /// The example `name` of `package`, a first version, as a release build.
+    ///
+    /// # Errors
+    ///
+    /// If it does not build.
+    pub fn example(&self, package: &str, name: &str) -> Result<PathBuf> {
+        self.build(package)?;
+        Ok(self.own.with_file_name("examples").join(name))
+    }
+
+    /// Builds the programs and examples of `package`.
+    fn build(&self, package: &str) -> Result<()> {
         if self.built.borrow_mut().insert(package.to_owned()) {
             Self::progress(&format!("building {package}"));
             let built = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
-                .args(["build", "--quiet", "--release", "--package", package])
+                .args([
+                    "build",
+                    "--quiet",
+                    "--release",
+                    "--bins",
+                    "--examples",
+                    "--package",
+                    package,
+                ])
                 .current_dir(env!("CARGO_MANIFEST_DIR"))
                 .status()
                 .context("cannot run cargo")?;
             ensure!(built.success(), "{package} does not build");
         }
-        Ok(self.own.with_file_name(bin))
+        Ok(())
     }
 
     /// A part of a measurement, as a process of its own: this binary with other arguments.
@@ -110,6 +136,25 @@ impl Stage {
     }
 }
 
+/// Runs a part of a measurement on the runtime that `#[tokio::main]` gives to most programs.
+///
+/// # Errors
+///
+/// Those of the part.
+pub fn run(part: impl Future<Output = Result<()>>) -> Result<()> {
+    Runtime::new()?.block_on(part)
+}
+
+/// Resolves when the process is told to stop (SIGTERM).
+///
+/// # Errors
+///
+/// If the signal cannot be listened for.
+pub async fn terminated() -> Result<()> {
+    signal(SignalKind::terminate())?.recv().await;
+    Ok(())
+}
+
 /// Runs a program to its end, and returns the last line that it printed.
 ///
 /// # Errors
@@ -117,11 +162,7 @@ impl Stage {
 /// Where it fails or prints nothing.
 pub fn last_line(command: &mut Command) -> Result<String> {
     let ended = Program::spawn(command)?.quiet().patience(PATIENCE).wait()?;
-    ensure!(
-        ended.success(),
-        "{command:?} failed: {}",
-        ended.stderr.join("; ")
-    );
+    ensure!(ended.success(), "{command:?} failed: {}", ended.stderr.join("; "));
     ended.stdout.last().cloned().context("nothing was printed")
 }
 
