@@ -11,7 +11,7 @@ pub enum Action {
     Kill(Victims),
     /// Starts the scene's server again if it is not running (`cargo xtask up`).
     Up {
-        /// Whether the server is to have lost what it stored (`--fresh`).
+        /// Whether it starts with an empty store (`--fresh`).
         fresh: bool,
     },
     /// Sends these bytes to the scene's server (`printf '…' | nc …`).

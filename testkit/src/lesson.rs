@@ -28,7 +28,8 @@ use crate::server::Server;
 /// | `NAME=value cargo run …` | sets an environment variable |
 /// | `pkill -KILL -x math-server` | kills every program of this scene with exactly that name |
 /// | `pkill -KILL -x nats-server` | kills the server of this scene |
-/// | `cargo xtask up` | starts that server again, with its store, if it is not running; what stands below the command is not compared |
+/// | `cargo xtask up` | starts that server again, with its store, if it is not running; the lines below are not compared |
+/// | `cargo xtask up --fresh` | the same with an empty store |
 /// | `printf 'PUB hello 2\r\nhi\r\n' \| nc -w 1 localhost 4222 > /dev/null` | sends these bytes to the server |
 ///
 /// # How a program ends

@@ -190,7 +190,9 @@ impl Stage<'_> {
             Action::Up { fresh } => {
                 let server = self.host.own()?;
                 if !server.is_running() {
-                    ensure!(!fresh, "the scene's server keeps its store");
+                    if fresh {
+                        server.remove_store()?;
+                    }
                     server.restart()?;
                 }
                 // What `up` prints depends on the machine.
@@ -620,12 +622,17 @@ mod tests {
             &[
                 "$ cargo xtask up --fresh\n...\nKilled\n",
                 "$ pkill -KILL -x nats-server\n",
-                "$ cargo xtask up\n...\n",
+                "$ cargo xtask up\n...\nKilled\n",
+                "$ pkill -KILL -x nats-server\n",
+                "$ cargo xtask up --fresh\n...\n",
                 "$ printf 'CONNECT {}\\r\\nPUB hello 2\\r\\nhi\\r\\n' | nc -w 1 localhost 4222 > /dev/null\n",
             ],
         )?;
         let mut server = Server::start()?;
+        let kept = server.folder().join("store/kept");
+        fs::write(&kept, "")?;
         assert_eq!(play.play(Host::Own(&mut server))?, play.blocks);
+        assert!(!kept.exists());
         assert_eq!(server.log().join("\n").matches("Server is ready").count(), 2);
         assert_eq!(server.monitor("/varz")?["in_msgs"], 1);
         assert!(play.play(Host::Running(None)).is_err());

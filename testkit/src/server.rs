@@ -17,6 +17,9 @@ use crate::port::Port;
 use crate::program::{Program, Signal, TIMEOUT};
 use crate::provision::nats_server;
 
+/// The folder of the store, inside the server's own.
+const STORE: &str = "store";
+
 /// What a server is started with: JetStream, MQTT and monitoring, unless told otherwise.
 #[derive(Debug, Default)]
 pub struct Options {
@@ -107,7 +110,7 @@ impl Server {
             options.config,
         );
         if !options.no_jetstream {
-            let store = folder.path().join("store");
+            let store = folder.path().join(STORE);
             writeln!(config, "jetstream {{ store_dir: \"{}\" }}", store.display())?;
             writeln!(config, "mqtt {{ listen: \"127.0.0.1:{}\" }}", mqtt.number())?;
         }
@@ -184,6 +187,20 @@ impl Server {
         ensure!(self.process.is_none(), "the server runs already");
         self.launch()?;
         self.ready()
+    }
+
+    /// Removes what the server has stored.
+    ///
+    /// # Errors
+    ///
+    /// If the server is running, or the folder cannot be removed.
+    pub fn remove_store(&mut self) -> Result<()> {
+        ensure!(self.process.is_none(), "the server is running");
+        let store = self.folder.path().join(STORE);
+        if store.exists() {
+            fs::remove_dir_all(store)?;
+        }
+        Ok(())
     }
 
     fn ready(&mut self) -> Result<()> {
