@@ -633,7 +633,7 @@ mod tests {
         fs::write(&kept, "")?;
         assert_eq!(play.play(Host::Own(&mut server))?, play.blocks);
         assert!(!kept.exists());
-        assert_eq!(server.log().join("\n").matches("Server is ready").count(), 2);
+        assert_eq!(server.log().join("\n").matches("Server is ready").count(), 3);
         assert_eq!(server.monitor("/varz")?["in_msgs"], 1);
         assert!(play.play(Host::Running(None)).is_err());
         Ok(())
