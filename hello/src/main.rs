@@ -1,22 +1,23 @@
-//! Connect, subscribe, publish, get your own message back, close: all of NATS in one screen.
+//! Subscribes, publishes, prints its own message when it comes back.
 //!
 //! ```sh
 //! cargo run -p hello                           # a server on this machine
-//! cargo run -p hello -- --server demo.nats.io  # one that NATS runs for everybody to try
+//! cargo run -p hello -- --server demo.nats.io  # the public server, run by the NATS project
 //! ```
 
-use std::io::{Write, stdout};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::Parser;
+use common::{CancellationToken, Output, Stopped};
 use futures::StreamExt;
 use tokio::time::timeout;
 
 const SUBJECT: &str = "hello";
 const GREETING: &str = "Hello World!";
-const PATIENCE: Duration = Duration::from_secs(4);
+/// How long the message may take to come back.
+const ROUND_TRIP_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Publishes a message on the subject `hello` and prints it when it comes back.
 #[derive(Parser)]
@@ -27,22 +28,18 @@ struct Args {
 }
 
 fn main() -> ExitCode {
-    common::run(greet(common::parse()))
+    common::run(greet)
 }
 
-async fn greet(args: Args) -> Result<()> {
-    let client = args.nats.connect("hello").await?;
+async fn greet(args: Args, stop: CancellationToken) -> Result<()> {
+    let nats = args.nats.connect("hello", &stop).await?;
+    let disconnected = nats.disconnected();
 
-    // Interest comes first. The server keeps nothing: what is published while nobody subscribes
-    // is gone. One connection's lines arrive in order, so the server knows of this subscription
-    // before it sees the message below.
-    let mut messages = client.subscribe(SUBJECT).await?;
+    // Subscribe first: nats-server keeps no message for a subscriber that comes later.
+    let mut messages = nats.subscribe(SUBJECT).await?;
+    nats.publish(SUBJECT, GREETING.into()).await?;
 
-    // Nobody is addressed. Everyone who subscribes to `hello` gets a copy, and we are one of them.
-    client.publish(SUBJECT, GREETING.into()).await?;
-
-    // A subject is open to everyone who may publish on it: on a public server, strangers' messages
-    // come as well, and they can be any bytes. Look before you trust.
+    // Any program may publish on this subject, and any bytes: skip what is not ours.
     let own = async {
         while let Some(message) = messages.next().await {
             if message.payload == GREETING {
@@ -51,14 +48,17 @@ async fn greet(args: Args) -> Result<()> {
         }
         None
     };
-    let own = timeout(PATIENCE, own).await.ok().flatten();
-    let own = own.context("our message did not come back; check the server's health, try again")?;
+    let own = tokio::select! {
+        biased;
+        // If nats-server denies the subscription or the message, both calls above return Ok.
+        error = disconnected => return Err(error),
+        () = stop.cancelled() => return Err(Stopped.into()),
+        own = timeout(ROUND_TRIP_TIMEOUT, own) => own.ok().flatten(),
+    };
+    let own = own.context("the message did not come back in time; is nats-server overloaded?")?;
 
-    writeln!(stdout(), "{}", String::from_utf8_lossy(&own.payload))?;
-
-    // We have what we came for: the server need not send us what strangers say next.
-    messages.unsubscribe().await?;
-
-    // A program that just ends can lose what it has published: it may not have left the buffer.
-    common::close(&client).await
+    let mut out = Output::new();
+    out.line(String::from_utf8_lossy(&own.payload)).await?;
+    out.flush().await?;
+    nats.close().await
 }

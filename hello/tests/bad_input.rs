@@ -23,24 +23,12 @@ fn fails(command: &mut Command, code: i32, parts: &[&str]) -> Result<Ended> {
     let begun = Instant::now();
     // The most talkative it can be.
     let loud = Program::spawn(command.env("RUST_LOG", "trace"))?.wait()?;
-    ensure!(
-        begun.elapsed() < Duration::from_secs(5),
-        "took {:?}",
-        begun.elapsed()
-    );
-    ensure!(
-        !loud.stderr.join("\n").contains(SECRET),
-        "told a secret: {:#?}",
-        loud.stderr
-    );
+    ensure!(begun.elapsed() < Duration::from_secs(5), "took {:?}", begun.elapsed());
+    ensure!(!loud.stderr.join("\n").contains(SECRET), "told a secret: {:#?}", loud.stderr);
 
     let ended = Program::spawn(command.env_remove("RUST_LOG"))?.wait()?;
     let said = ended.stderr.join("\n");
-    ensure!(
-        ended.code() == Some(code),
-        "{:?} in place of {code}: {said}",
-        ended.status
-    );
+    ensure!(ended.code() == Some(code), "{:?} in place of {code}: {said}", ended.status);
     ensure!(ended.stdout.is_empty(), "{:?}", ended.stdout);
     for part in parts {
         ensure!(said.contains(part), "{part:?} is missing in: {said}");
@@ -50,11 +38,7 @@ fn fails(command: &mut Command, code: i32, parts: &[&str]) -> Result<Ended> {
 
 fn fails_in_one_line(command: &mut Command, parts: &[&str]) -> Result<()> {
     let ended = fails(command, 1, parts)?;
-    ensure!(
-        ended.stderr.len() == 1,
-        "more than one line: {:#?}",
-        ended.stderr
-    );
+    ensure!(ended.stderr.len() == 1, "more than one line: {:#?}", ended.stderr);
     Ok(())
 }
 
@@ -62,13 +46,7 @@ fn fails_in_one_line(command: &mut Command, parts: &[&str]) -> Result<()> {
 fn no_server() -> Result<()> {
     let port = Port::claim()?;
     let server = format!("nats://127.0.0.1:{}", port.number());
-    let parts = [
-        &*server,
-        "refused",
-        "cargo xtask up",
-        "docker compose up -d",
-        "--server",
-    ];
+    let parts = [&*server, "refused", "cargo xtask up", "docker compose up -d", "--server"];
     fails_in_one_line(&mut hello(&server, &[]), &parts)?;
     // A secret in the URL stays one.
     let secret = server.replace("//", &format!("//someone:{SECRET}@"));
@@ -101,10 +79,7 @@ fn malformed_url() -> Result<()> {
 #[test]
 fn no_nats_server_but_something_else() -> Result<()> {
     let server = Server::start()?;
-    fails_in_one_line(
-        &mut hello(&server.mqtt_url().replace("mqtt", "nats"), &[]),
-        &["--server"],
-    )
+    fails_in_one_line(&mut hello(&server.mqtt_url().replace("mqtt", "nats"), &[]), &["--server"])
 }
 
 #[test]
@@ -135,10 +110,7 @@ fn wrong_password() -> Result<()> {
     let url = server.url();
     let parts = [&*url, "refuses these credentials", "--password"];
     fails_in_one_line(&mut hello(&url, &[]), &parts)?;
-    fails_in_one_line(
-        &mut hello(&url, &["--user", "someone", "--password", SECRET]),
-        &parts,
-    )?;
+    fails_in_one_line(&mut hello(&url, &["--user", "someone", "--password", SECRET]), &parts)?;
     fails_in_one_line(
         &mut hello(&url.replace("//", &format!("//someone:{SECRET}@")), &[]),
         &parts,
@@ -147,9 +119,7 @@ fn wrong_password() -> Result<()> {
     // The right one: by flag, by environment, in the URL.
     let by_flag = &mut hello(&url, &["--user", "someone", "--password", "p@ss/word"]);
     let by_environment = &mut hello(&url, &[]);
-    by_environment
-        .env("NATS_USER", "someone")
-        .env("NATS_PASSWORD", "p@ss/word");
+    by_environment.env("NATS_USER", "someone").env("NATS_PASSWORD", "p@ss/word");
     let by_url = &mut hello(&url.replace("//", "//someone:p%40ss%2Fword@"), &[]);
     for command in [by_flag, by_environment, by_url] {
         assert_eq!(Program::spawn(command)?.wait()?.stdout, ["Hello World!"]);
@@ -159,14 +129,10 @@ fn wrong_password() -> Result<()> {
 
 #[test]
 fn token() -> Result<()> {
-    let server = Server::options()
-        .config(&format!("authorization {{ token: {SECRET} }}"))
-        .start()?;
+    let server =
+        Server::options().config(&format!("authorization {{ token: {SECRET} }}")).start()?;
     let url = server.url();
-    fails_in_one_line(
-        &mut hello(&url, &["--token", "other"]),
-        &["refuses these credentials"],
-    )?;
+    fails_in_one_line(&mut hello(&url, &["--token", "other"]), &["refuses these credentials"])?;
     let in_url = &mut hello(&url.replace("//", &format!("//{SECRET}@")), &[]);
     for command in [&mut hello(&url, &["--token", SECRET]), in_url] {
         assert_eq!(Program::spawn(command)?.wait()?.stdout, ["Hello World!"]);
@@ -178,23 +144,15 @@ fn token() -> Result<()> {
 fn tls() -> Result<()> {
     let plain = Server::start()?;
     let tls_to_plain = plain.url().replace("nats://", "tls://");
-    fails_in_one_line(
-        &mut hello(&tls_to_plain, &[]),
-        &["does not speak TLS", "nats://"],
-    )?;
+    fails_in_one_line(&mut hello(&tls_to_plain, &[]), &["does not speak TLS", "nats://"])?;
 
     let certificates = Certificates::new()?;
-    let server = Server::options()
-        .tls(&certificates.server_config(true))
-        .start()?;
+    let server = Server::options().tls(&certificates.server_config(true)).start()?;
     let ca = certificates.authority();
     let ca = ca.to_str().context("not UTF-8")?;
     // The system knows some authorities, or none at all: this one it cannot know.
     fails_in_one_line(&mut hello(&server.url(), &[]), &["authority", "--tlsca"])?;
-    fails_in_one_line(
-        &mut hello(&server.url(), &["--tlsca", ca]),
-        &["--tlscert", "--tlskey"],
-    )?;
+    fails_in_one_line(&mut hello(&server.url(), &["--tlsca", ca]), &["--tlscert", "--tlskey"])?;
     fails_in_one_line(
         &mut hello(&server.url(), &["--tlsca", "/no/such.pem"]),
         &["cannot read --tlsca /no/such.pem"],
@@ -206,10 +164,7 @@ fn tls() -> Result<()> {
         .arg(certificates.client())
         .arg("--tlskey")
         .arg(certificates.client_key());
-    assert_eq!(
-        Program::spawn(&mut trusted)?.wait()?.stdout,
-        ["Hello World!"]
-    );
+    assert_eq!(Program::spawn(&mut trusted)?.wait()?.stdout, ["Hello World!"]);
     Ok(())
 }
 
@@ -218,10 +173,7 @@ fn unreadable_files() -> Result<()> {
     let server = Server::start()?;
     for flag in ["--creds", "--nkey"] {
         let missing = format!("cannot read {flag} /no/such.file");
-        fails_in_one_line(
-            &mut hello(&server.url(), &[flag, "/no/such.file"]),
-            &[&missing],
-        )?;
+        fails_in_one_line(&mut hello(&server.url(), &[flag, "/no/such.file"]), &[&missing])?;
         // A file of another kind, which holds a secret all the same.
         let path = server.folder().join("secret");
         std::fs::write(&path, SECRET)?;
@@ -234,10 +186,7 @@ fn unreadable_files() -> Result<()> {
 #[test]
 fn nkey() -> Result<()> {
     let user = KeyPair::new_user();
-    let users = format!(
-        "authorization {{ users: [{{ nkey: {} }}] }}",
-        user.public_key()
-    );
+    let users = format!("authorization {{ users: [{{ nkey: {} }}] }}", user.public_key());
     let server = Server::options().config(&users).start()?;
     let path = server.folder().join("user.nk");
     std::fs::write(&path, format!("{}\n", user.seed()?))?;
@@ -253,11 +202,8 @@ fn nkey() -> Result<()> {
 fn creds() -> Result<()> {
     // An operator vouches for an account, the account for a user: the three documents that the
     // tool `nsc` writes.
-    let (operator, account, user) = (
-        KeyPair::new_operator(),
-        KeyPair::new_account(),
-        KeyPair::new_user(),
-    );
+    let (operator, account, user) =
+        (KeyPair::new_operator(), KeyPair::new_account(), KeyPair::new_user());
     let config = format!(
         "operator: {}\nresolver: MEMORY\nresolver_preload: {{ {}: {} }}\n",
         jwt(&operator, &operator, "operator")?,
@@ -276,10 +222,7 @@ fn creds() -> Result<()> {
     std::fs::write(&path, creds)?;
     let ended = Program::spawn(hello(&server.url(), &[]).arg("--creds").arg(&path))?.wait()?;
     assert_eq!(ended.stdout, ["Hello World!"], "{:?}", ended.stderr);
-    fails_in_one_line(
-        &mut hello(&server.url(), &[]),
-        &["refuses these credentials", "--creds"],
-    )
+    fails_in_one_line(&mut hello(&server.url(), &[]), &["refuses these credentials", "--creds"])
 }
 
 /// What `issuer` says about `subject`, signed: a JWT as NATS uses it (ADR-14).
@@ -303,16 +246,8 @@ fn jwt(issuer: &KeyPair, subject: &KeyPair, kind: &str) -> Result<String> {
 
 #[test]
 fn a_bad_flag() -> Result<()> {
-    fails(
-        &mut hello("nats://localhost", &["--no-such-flag"]),
-        2,
-        &["--no-such-flag", "--help"],
-    )?;
-    fails(
-        &mut hello("nats://localhost", &["--tlscert", "x.pem"]),
-        2,
-        &["--tlskey"],
-    )?;
+    fails(&mut hello("nats://localhost", &["--no-such-flag"]), 2, &["--no-such-flag", "--help"])?;
+    fails(&mut hello("nats://localhost", &["--tlscert", "x.pem"]), 2, &["--tlskey"])?;
     Ok(())
 }
 
@@ -331,9 +266,7 @@ fn an_address_in_the_wrong_place_is_shown_without_its_password() -> Result<()> {
 fn an_environment_variable_that_is_empty_says_nothing() -> Result<()> {
     let server = Server::start()?;
     let mut command = hello(&server.url(), &[]);
-    for name in [
-        "USER", "PASSWORD", "TOKEN", "CREDS", "NKEY", "CA", "CERT", "KEY",
-    ] {
+    for name in ["USER", "PASSWORD", "TOKEN", "CREDS", "NKEY", "CA", "CERT", "KEY"] {
         command.env(format!("NATS_{name}"), "");
     }
     let ended = Program::spawn(&mut command)?.wait()?;
@@ -341,10 +274,7 @@ fn an_environment_variable_that_is_empty_says_nothing() -> Result<()> {
     // Nobody listens at the default address here, or somebody else does.
     let mut elsewhere = testkit::isolated(HELLO);
     let ended = Program::spawn(elsewhere.env("NATS_URL", ""))?.wait()?;
-    let named = ended
-        .stderr
-        .iter()
-        .any(|line| line.contains("nats://localhost:4222"));
+    let named = ended.stderr.iter().any(|line| line.contains("nats://localhost:4222"));
     assert!(ended.success() || named, "{ended:?}");
     Ok(())
 }
@@ -352,20 +282,11 @@ fn an_environment_variable_that_is_empty_says_nothing() -> Result<()> {
 #[test]
 fn help_tells_no_secret() -> Result<()> {
     let mut command = hello("nats://localhost", &["--help"]);
-    for name in [
-        "NATS_URL",
-        "NATS_USER",
-        "NATS_PASSWORD",
-        "NATS_TOKEN",
-        "NATS_CREDS",
-    ] {
+    for name in ["NATS_URL", "NATS_USER", "NATS_PASSWORD", "NATS_TOKEN", "NATS_CREDS"] {
         command.env(name, SECRET);
     }
     let ended = Program::spawn(&mut command)?.wait()?;
     let help = ended.stdout.join("\n");
-    assert!(
-        ended.success() && help.contains("NATS_PASSWORD") && !help.contains(SECRET),
-        "{help}"
-    );
+    assert!(ended.success() && help.contains("NATS_PASSWORD") && !help.contains(SECRET), "{help}");
     Ok(())
 }

@@ -1,22 +1,20 @@
-//! Handles log entries from `logs.process`, together with all other workers: each entry goes to
-//! one of them.
+//! Handles log entries from `logs.process`. All workers share them: each entry goes to one worker.
 //!
 //! ```sh
-//! cargo run -p queue-groups --bin log-worker     # terminal 1, 2 and 3, and as many as you like
+//! cargo run -p queue-groups --bin log-worker     # terminal 1, 2 and 3, or more
 //! cargo run -p queue-groups --bin log-publisher  # terminal 4
 //! ```
 
-use std::collections::hash_map::RandomState;
-use std::hash::BuildHasher;
-use std::io::{Write, stdout};
 use std::process::ExitCode;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use anyhow::Result;
 use clap::Parser;
-use common::Tally;
 use common::payload::{self, LogEntry};
+use common::{CancellationToken, Output, Tally};
 use futures::StreamExt;
+use tokio::time::sleep;
 
 const SUBJECT: &str = "logs.process";
 const QUEUE_GROUP: &str = "log_workers";
@@ -27,13 +25,16 @@ const QUEUE_GROUP: &str = "log_workers";
 struct Args {
     #[command(flatten)]
     nats: common::NatsArgs,
-    /// What this worker calls itself [default: a name drawn at random]
-    #[arg(long)]
-    name: Option<String>,
+    /// Name of this worker in its lines
+    #[arg(long, default_value_t = queue_groups::random_name())]
+    name: String,
     /// Stop after this many entries
     #[arg(long)]
     limit: Option<u64>,
-    /// How many messages may wait while the worker is busy; more are dropped
+    /// Time spent on each entry, e.g. 50ms
+    #[arg(long, default_value = "0s", value_parser = humantime::parse_duration)]
+    work: Duration,
+    /// How many messages may wait in this worker; more are dropped
     #[arg(long, default_value_t = 1 << 20, value_parser = clap::value_parser!(u32).range(1..))]
     buffer: u32,
     /// Print no line for each entry
@@ -42,82 +43,56 @@ struct Args {
 }
 
 fn main() -> ExitCode {
-    // The server sends what comes, asked or not: a thread has to read on while lines are written.
-    common::run_multi_thread(work(common::parse()))
+    common::run(work)
 }
 
-async fn work(args: Args) -> Result<()> {
-    let name = args
-        .name
-        .unwrap_or_else(|| pronounceable(RandomState::new().hash_one(())));
-    // Messages do not wait at the server: it sends them on as they come. A worker that handles them
-    // more slowly has to hold them itself, 65,536 unless it says otherwise, and drops the rest.
-    let buffer = usize::try_from(args.buffer)?;
-    let client = args
+async fn work(args: Args, stop: CancellationToken) -> Result<()> {
+    let (name, buffer) = (args.name, usize::try_from(args.buffer)?);
+    // nats-server does not wait for a slow worker: messages for which it has no room are dropped.
+    let nats = args
         .nats
-        .connect_with("log-worker", |options| {
-            options.subscription_capacity(buffer)
-        })
+        .connect_with("log-worker", &stop, |options| options.subscription_capacity(buffer))
         .await?;
 
-    // Everyone who subscribes to a subject gets each message; of those who name the same queue
-    // group only one does, drawn at random. Nothing else has to be set up: the group exists as
-    // long as it has members, and grows and shrinks with them.
-    let logs = client.queue_subscribe(SUBJECT, QUEUE_GROUP.into()).await?;
-    client.flush().await?;
-    writeln!(
-        stdout(),
-        "{name}: waiting for {SUBJECT} in the group {QUEUE_GROUP}"
-    )?;
+    // All subscribers with the same queue group share the messages: each goes to one of them.
+    let logs = nats.queue_subscribe(SUBJECT, QUEUE_GROUP.into()).await?;
+    nats.round_trip().await?;
+    let mut out = Output::new();
+    out.line(format_args!("{name}: waiting for {SUBJECT} in the group {QUEUE_GROUP}")).await?;
 
-    // After SIGTERM this goes on until everything is handled that the server had given to us: it
-    // gives no message twice, so nobody else would handle it.
-    let mut logs = common::until_shutdown(&client, logs);
+    // After Ctrl-C or SIGTERM the loop goes on until everything is handled that nats-server had
+    // given to this worker: no other worker would get it.
+    let mut logs = nats.drain_on_stop(logs);
     let (mut tally, mut skipped) = (Tally::default(), 0);
     while tally.left(args.limit) > 0
         && let Some(log) = logs.next().await
     {
-        // Anybody may publish anything on a subject.
-        match payload::parse::<LogEntry>(&log.payload) {
-            Ok(LogEntry { id, level, message }) => {
-                tally.add();
-                if !args.quiet {
-                    writeln!(stdout(), "{name}: log {id} {level} {message:?}")?;
-                }
-            }
+        // Any program may publish anything on this subject.
+        let LogEntry { id, level, message } = match payload::parse(&log.payload) {
+            Ok(entry) => entry,
             Err(error) => {
                 skipped += 1;
                 let why = common::printable(&error.to_string());
                 tracing::warn!("skipped a message that is no log entry: {why}");
+                continue;
             }
+        };
+        if !args.work.is_zero() {
+            sleep(args.work).await;
         }
+        if !args.quiet {
+            out.line(format_args!("{name}: log {id} {level} {message:?}")).await?;
+        }
+        tally.add();
     }
 
-    let received = client.statistics().in_messages.load(Ordering::Relaxed);
-    let dropped = received - tally.count() - skipped;
+    let received = nats.statistics().in_messages.load(Ordering::Relaxed);
+    let handled = tally.count() + skipped + nats.echoes_received();
+    let dropped = received.saturating_sub(handled);
     if dropped > 0 && args.limit.is_none() {
         tracing::warn!("{dropped} messages were dropped");
     }
-    writeln!(stdout(), "{name}: {}", tally.summary("messages"))?;
-    Ok(())
-}
-
-/// A name that can be told from others at a glance: one of half a million.
-fn pronounceable(random: u64) -> String {
-    let alphabets = ["bdfghjklmnprstvz", "aeiou"].into_iter().cycle().take(6);
-    let letters = alphabets
-        .zip(random.to_le_bytes())
-        .filter_map(|(alphabet, byte)| alphabet.chars().nth(usize::from(byte) % alphabet.len()));
-    String::from("worker-") + &letters.collect::<String>()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_can_be_read_aloud() {
-        assert_eq!(pronounceable(0), "worker-bababa");
-        assert_eq!(pronounceable(u64::MAX), "worker-zazaza");
-    }
+    out.line(format_args!("{name}: {}", tally.summary("messages"))).await?;
+    out.flush().await?;
+    nats.permitted()
 }
