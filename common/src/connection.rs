@@ -201,8 +201,9 @@ impl Connection {
     ///
     /// # Errors
     ///
-    /// If the server does not confirm in time, within 3.5 s of the moment the program was told to
-    /// stop: the last messages may not have arrived. If the server has denied something.
+    /// If the server does not confirm in time: the last messages may not have arrived. A program that
+    /// was told to stop has 3.5 s for draining and closing together. If the server has denied
+    /// something.
     pub async fn close(&self) -> Result<()> {
         let closed = async {
             self.echo().await?;
