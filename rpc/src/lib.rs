@@ -1,52 +1,123 @@
-//! What `math-server` and `math-service` have in common: the answer. And what the second one says
-//! about itself.
+//! What the programs of `rpc` have in common: the subject, the sum, error replies.
+//!
+//! - [`Replies`]: whether each request that a server took got its reply;
+//! - [`Service`]: what a service says about itself, in the documents of the Services API;
+//! - [`load`]: many requests at once, and how long they took.
 
+pub mod load;
+mod replies;
 mod service;
 
-use async_nats::HeaderMap;
-use async_nats::service::{NATS_SERVICE_ERROR, NATS_SERVICE_ERROR_CODE, error::Error};
-use common::payload::{self, SumReply, SumRequest};
+use std::error::Error;
+use std::fmt;
+use std::time::Duration;
 
+use anyhow::{Context, Result, bail};
+use async_nats::service::{NATS_SERVICE_ERROR, NATS_SERVICE_ERROR_CODE, error::Error as Refusal};
+use async_nats::{HeaderMap, Message, Subject};
+use common::CancellationToken;
+use common::payload::{self, SumReply, SumRequest};
+use tokio::time::sleep;
+
+pub use replies::Replies;
 pub use service::Service;
 
-/// Where requests go.
+/// The subject of requests.
 pub const SUBJECT: &str = "math.sum";
-/// Each request goes to one of the servers that name this queue group.
+/// The queue group of the servers: each request goes to one of its members.
 pub const QUEUE_GROUP: &str = "math_servers";
 
-/// How many requests a server handles at once. The others wait in the subscription.
-pub const HANDLERS: usize = 256;
-
-/// The reply to a request, or what is wrong with it.
+/// Returns the reply to a request.
 ///
 /// # Errors
 ///
-/// A code, as in HTTP: 400 for a request that does not parse, 422 for a sum that does not fit.
-pub fn answer(request: &[u8]) -> Result<Vec<u8>, Error> {
+/// A refusal with a code like those of HTTP: 400 for a request that does not parse, 422 for a sum
+/// that does not fit into 64 bits.
+pub fn answer(request: &[u8]) -> Result<Vec<u8>, Refusal> {
     let SumRequest { x, y } = payload::parse(request).map_err(|error| {
-        // It goes into a header: one short line.
+        // The text becomes a header, so it has to be one short line.
         let why = common::printable(&error.to_string());
         refusal(400, format!(r#"expected {{"x": 17, "y": 25}}: {why}"#))
     })?;
-    let result = x
-        .checked_add(y)
-        .ok_or_else(|| refusal(422, "the sum does not fit into 64 bits".into()))?;
+    let result =
+        x.checked_add(y).ok_or_else(|| refusal(422, "the sum does not fit into 64 bits".into()))?;
     serde_json::to_vec(&SumReply { result }).map_err(|error| refusal(500, error.to_string()))
 }
 
-fn refusal(code: usize, status: String) -> Error {
-    Error { status, code }
+fn refusal(code: usize, status: String) -> Refusal {
+    Refusal { status, code }
 }
 
-/// The headers by which a requester knows an error from an answer: NATS itself has no such thing.
-/// They are those of the Services API, which other client libraries and tools understand.
+/// Returns the headers of an error reply: those of the Services API, which other client libraries
+/// and tools understand. NATS itself does not tell an error from an answer.
 #[must_use]
-pub fn error_headers(error: &Error) -> HeaderMap {
+pub fn error_headers(refusal: &Refusal) -> HeaderMap {
     let mut headers = HeaderMap::new();
-    headers.insert(NATS_SERVICE_ERROR, error.status.as_str());
-    headers.insert(NATS_SERVICE_ERROR_CODE, error.code.to_string());
+    headers.insert(NATS_SERVICE_ERROR, refusal.status.as_str());
+    headers.insert(NATS_SERVICE_ERROR_CODE, refusal.code.to_string());
     headers
 }
+
+/// Returns the subject that a request wants its reply on. A message without one is not a request.
+///
+/// A subject that begins with `$` is refused: such subjects belong to nats-server. The requester
+/// chooses the reply subject, but the reply is published with the rights of this program, and
+/// nats-server obeys: a reply to `$JS.API.STREAM.DELETE.orders` deletes the stream `orders`.
+#[must_use]
+pub fn reply_subject(message: &Message) -> Option<Subject> {
+    match &message.reply {
+        Some(subject) if subject.starts_with('$') => {
+            let subject = common::printable(subject);
+            tracing::warn!("no reply goes to {subject}: it belongs to nats-server");
+            None
+        }
+        Some(subject) => Some(subject.clone()),
+        None => {
+            tracing::debug!("a message on {} names no reply subject", message.subject);
+            None
+        }
+    }
+}
+
+/// Returns the sum that is in a reply.
+///
+/// # Errors
+///
+/// If it is an error reply, which only its headers tell, or something else.
+pub fn result(reply: &Message) -> Result<i64> {
+    if let Some(headers) = &reply.headers
+        && let Some(code) = headers.get(NATS_SERVICE_ERROR_CODE)
+    {
+        let why = headers.get(NATS_SERVICE_ERROR).map_or("", |why| why.as_str());
+        bail!("the server refuses, {code}: {why}; ask for something else");
+    }
+    let reply: SumReply = payload::parse(&reply.payload)
+        .with_context(|| format!("the reply is not a sum; see what else answers {SUBJECT}"))?;
+    Ok(reply.result)
+}
+
+/// Resolves 3 s after the program was told to stop: a reply that has not come by now is not waited
+/// for.
+pub async fn given_up(stop: &CancellationToken) {
+    stop.cancelled().await;
+    sleep(Duration::from_secs(3)).await;
+}
+
+/// No server has subscribed: nats-server says so at once, and the request was certainly not
+/// handled.
+#[derive(Debug)]
+pub struct NobodyAnswers;
+
+impl fmt::Display for NobodyAnswers {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            formatter,
+            "nobody answers {SUBJECT}; start a server with `cargo run -p rpc --bin math-server`"
+        )
+    }
+}
+
+impl Error for NobodyAnswers {}
 
 #[cfg(test)]
 mod tests {

@@ -1,11 +1,12 @@
 //! The Services API: what a service says about itself.
 
-use std::cell::RefCell;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use anyhow::Result;
+use async_nats::Subscriber;
 use async_nats::service::{Info, PingResponse, endpoint, error::Error};
-use async_nats::{Client, Subscriber};
+use common::Connection;
 use futures::StreamExt;
 use futures::stream::{SelectAll, select_all};
 use serde_json::{Value, json};
@@ -14,35 +15,36 @@ use crate::{QUEUE_GROUP, SUBJECT};
 
 /// A service with one endpoint: its name, and how often it was called.
 ///
-/// The Services API is a convention, not a part of the server. Whoever subscribes to `$SRV.PING`,
-/// `$SRV.INFO` and `$SRV.STATS` and answers with these JSON documents is a service, to every tool
-/// and client library. `async_nats::service` does all of it, including the requests; but it
-/// cannot leave a queue group without losing some, so here the requests stay with the program.
+/// The Services API is a convention, not a part of nats-server: to every tool and client library a
+/// program is a service if it subscribes to `$SRV.PING`, `$SRV.INFO` and `$SRV.STATS`, and replies
+/// with these JSON documents. `async_nats::service` does all of it, including the requests. But it
+/// loses requests when it leaves a queue group, so here the program keeps its own subscription.
 #[derive(Debug)]
 pub struct Service {
     info: Info,
     started: SystemTime,
-    stats: RefCell<endpoint::Stats>,
+    stats: Mutex<endpoint::Stats>,
 }
 
 impl Service {
-    /// The service `math`, one instance of possibly many.
-    #[must_use]
-    pub fn new(client: &Client) -> Self {
-        // Whatever is unique.
-        let inbox = client.new_inbox();
+    /// Starts to answer `$SRV` requests as the service `math`, one instance of possibly many.
+    ///
+    /// # Errors
+    ///
+    /// If the connection is closed.
+    pub async fn start(nats: &Connection) -> Result<Arc<Self>> {
         let endpoint = endpoint::Info {
             name: "sum".into(),
             subject: SUBJECT.into(),
             queue_group: QUEUE_GROUP.into(),
             ..Default::default()
         };
-        Self {
-            stats: RefCell::new(endpoint::Stats {
+        let service = Arc::new(Self {
+            stats: Mutex::new(endpoint::Stats {
                 name: endpoint.name.clone(),
                 subject: endpoint.subject.clone(),
                 queue_group: endpoint.queue_group.clone(),
-                // Room for figures of one's own. Clients in some languages insist on it.
+                // For a service's own figures. Clients in some languages insist on an object.
                 data: Some(json!({})),
                 ..Default::default()
             }),
@@ -50,65 +52,54 @@ impl Service {
             info: Info {
                 kind: "io.nats.micro.v1.info_response".into(),
                 name: "math".into(),
-                id: inbox.trim_start_matches("_INBOX.").into(),
+                // The unique part of a new inbox.
+                id: nats.new_inbox().split('.').skip(1).collect(),
                 description: "Adds two whole numbers".into(),
                 version: env!("CARGO_PKG_VERSION").into(),
                 metadata: [].into(),
                 endpoints: vec![endpoint],
             },
-        }
+        });
+        // Requests to all services, to those of this name, to this instance. There is no queue
+        // group: each instance answers.
+        let Info { name, id, .. } = &service.info;
+        let requests = select_all([
+            nats.subscribe("$SRV.*").await?,
+            nats.subscribe(format!("$SRV.*.{name}")).await?,
+            nats.subscribe(format!("$SRV.*.{name}.{id}")).await?,
+        ]);
+        let describing = Arc::clone(&service);
+        let nats = nats.clone();
+        tokio::spawn(async move { describing.describe(&nats, requests).await });
+        Ok(service)
     }
 
-    /// Subscribes to what is asked of all services, of those of this name, and of this instance.
-    /// No queue group: everyone is to answer.
-    ///
-    /// # Errors
-    ///
-    /// Where the connection is closed.
-    pub async fn subscribe(&self, client: &Client) -> Result<SelectAll<Subscriber>> {
-        let Info { name, id, .. } = &self.info;
-        Ok(select_all([
-            client.subscribe("$SRV.*").await?,
-            client.subscribe(format!("$SRV.*.{name}")).await?,
-            client.subscribe(format!("$SRV.*.{name}.{id}")).await?,
-        ]))
-    }
-
-    /// Answers such questions for as long as they come.
-    ///
-    /// # Errors
-    ///
-    /// Where the connection is closed.
-    pub async fn describe(
-        &self,
-        client: &Client,
-        mut questions: SelectAll<Subscriber>,
-    ) -> Result<()> {
-        while let Some(question) = questions.next().await {
-            let (Some(verb), Some(reply)) = (question.subject.split('.').nth(1), question.reply)
-            else {
-                continue;
-            };
-            let answer = match verb {
-                "PING" => serde_json::to_vec(&self.ping()),
-                "INFO" => serde_json::to_vec(&self.info),
-                "STATS" => serde_json::to_vec(&self.stats()),
-                _ => continue,
-            };
-            if let Err(error) = client.publish(reply, answer?.into()).await {
-                tracing::warn!("cannot answer {}: {error}", question.subject);
-            }
-        }
-        Ok(())
-    }
-
-    /// Counts a request.
-    pub fn count(&self, took: Duration, error: Option<Error>) {
-        let mut stats = self.stats.borrow_mut();
+    /// Counts a request to the endpoint.
+    pub fn count(&self, took: Duration, error: Option<&Error>) {
+        let stats = &mut *self.stats.lock().unwrap_or_else(PoisonError::into_inner);
         stats.requests += 1;
         stats.processing_time += took;
-        stats.errors += usize::from(error.is_some());
-        stats.last_error = error.or_else(|| stats.last_error.take());
+        if let Some(error) = error {
+            stats.errors += 1;
+            stats.last_error = Some(error.clone());
+        }
+    }
+
+    async fn describe(&self, nats: &Connection, mut requests: SelectAll<Subscriber>) {
+        while let Some(request) = requests.next().await {
+            let Some(reply_to) = crate::reply_subject(&request) else {
+                continue;
+            };
+            let document = match request.subject.split('.').nth(1) {
+                Some("PING") => json!(self.ping()),
+                Some("INFO") => json!(self.info),
+                Some("STATS") => self.stats(),
+                _ => continue,
+            };
+            if let Err(error) = nats.publish(reply_to, document.to_string().into()).await {
+                tracing::warn!("cannot answer {}: {error}", request.subject);
+            }
+        }
     }
 
     fn ping(&self) -> PingResponse {
@@ -121,25 +112,18 @@ impl Service {
         }
     }
 
-    /// The library's type for this lacks the metadata.
+    /// The library's type for this document lacks the metadata.
     fn stats(&self) -> Value {
-        let Info {
-            name,
-            id,
-            version,
-            metadata,
-            ..
-        } = &self.info;
-        let mut endpoint = self.stats.borrow().clone();
+        let mut endpoint = self.stats.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let requests = u32::try_from(endpoint.requests).unwrap_or(u32::MAX);
         endpoint.average_processing_time = endpoint.processing_time / requests.max(1);
         json!({
             "type": "io.nats.micro.v1.stats_response",
-            "name": name,
-            "id": id,
-            "version": version,
-            "metadata": metadata,
-            // Clients in some languages read no more than six digits of a second.
+            "name": self.info.name,
+            "id": self.info.id,
+            "version": self.info.version,
+            "metadata": self.info.metadata,
+            // Clients in some languages read at most six digits of a second.
             "started": humantime::format_rfc3339_micros(self.started).to_string(),
             "endpoints": [endpoint],
         })

@@ -11,10 +11,7 @@ use held::{HELD, Hold};
 use testkit::{Ended, Program, Server, Signal, example};
 
 const CLIENT: &str = env!("CARGO_BIN_EXE_math-client");
-const SERVICES: [&str; 2] = [
-    env!("CARGO_BIN_EXE_math-server"),
-    env!("CARGO_BIN_EXE_math-service"),
-];
+const SERVICES: [&str; 2] = [env!("CARGO_BIN_EXE_math-server"), env!("CARGO_BIN_EXE_math-service")];
 const SUBJECT: &str = "math.sum";
 
 fn start(server: &Server, program: impl Into<PathBuf>) -> Result<Program> {
@@ -68,11 +65,7 @@ fn all_four_share_one_queue_group() -> Result<()> {
     let connz = server.monitor("/connz?subs=1")?;
     let connections = connz["connections"].as_array().into_iter().flatten();
     let replies: Vec<u64> = connections
-        .filter(|connection| {
-            connection["subscriptions_list"]
-                .to_string()
-                .contains(SUBJECT)
-        })
+        .filter(|connection| connection["subscriptions_list"].to_string().contains(SUBJECT))
         .filter_map(|connection| connection["in_msgs"].as_u64())
         .collect();
     assert_eq!(replies.len(), 4);
@@ -191,9 +184,7 @@ async fn the_first_client_waits_10_s_for_a_reply_that_cannot_come() -> Result<()
     let waited = begun.elapsed();
     assert_eq!(ended.code(), Some(1));
     let said = ended.stderr.join("\n");
-    measured(&format!(
-        "first-math-client, connection lost: {waited:.1?}, {said}"
-    ))?;
+    measured(&format!("first-math-client, connection lost: {waited:.1?}, {said}"))?;
     assert!(said.contains("TimedOut"), "{said}");
     assert!(waited >= Duration::from_secs(10), "{waited:?}");
     Ok(())

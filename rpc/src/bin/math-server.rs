@@ -5,17 +5,19 @@
 //! cargo run -p rpc --bin math-client -- 17 25  # terminal 2
 //! ```
 
-use std::cell::Cell;
-use std::io::{Write, stdout};
 use std::process::ExitCode;
 
 use anyhow::Result;
-use async_nats::{Client, Message};
+use async_nats::{PublishError, Subject};
 use clap::Parser;
+use common::{CancellationToken, Connection, Output};
 use futures::StreamExt;
-use rpc::{HANDLERS, QUEUE_GROUP, SUBJECT};
+use rpc::{QUEUE_GROUP, Replies, SUBJECT};
 
-/// Adds two numbers for whoever asks, together with all other servers.
+/// How many requests are handled at once. Further ones wait in the subscription.
+const HANDLERS: usize = 256;
+
+/// Adds two numbers on request, and shares the requests with all other servers.
 #[derive(Parser)]
 #[command(version)]
 struct Args {
@@ -24,55 +26,42 @@ struct Args {
 }
 
 fn main() -> ExitCode {
-    common::run(serve(common::parse()))
+    common::run(serve)
 }
 
-async fn serve(args: Args) -> Result<()> {
-    let client = args.nats.connect_responder("math-server").await?;
+async fn serve(args: Args, stop: CancellationToken) -> Result<()> {
+    let nats = args.nats.connect_responder("math-server", &stop).await?;
+    // Servers that name the same queue group share the requests. Start as many as you like: none
+    // has to know of the others.
+    let requests = nats.queue_subscribe(SUBJECT, QUEUE_GROUP.into()).await?;
+    nats.round_trip().await?;
+    let mut out = Output::new();
+    out.line(format!("waiting for requests on {SUBJECT}")).await?;
 
-    // A service is a subscription. Those that name the same queue group share the requests: start
-    // as many servers as you like, none has to know of the others.
-    let requests = client.queue_subscribe(SUBJECT, QUEUE_GROUP.into()).await?;
-    client.flush().await?;
-    writeln!(stdout(), "waiting for requests on {SUBJECT}")?;
-
-    // After SIGTERM this goes on until everything is answered that the server had given to us: it
-    // gives no request twice, so its requester would wait in vain.
-    let requests = common::until_shutdown(&client, requests);
-    let taken = Cell::new(0_u64);
-    // Many at a time, each as soon as it comes; beyond that the next one waits for one to be done.
-    // A handler that computes for long would keep all others waiting: give it
-    // `tokio::task::spawn_blocking`.
-    let handled = requests.for_each_concurrent(HANDLERS, async |request| {
-        taken.update(|taken| taken + 1);
-        reply(&client, request).await;
-    });
-    handled.await;
-    // The last replies are in the client's buffer.
-    common::close(&client).await?;
-    writeln!(stdout(), "took {} requests", taken.get())?;
-    Ok(())
+    // After Ctrl-C or SIGTERM, this loop goes on until all requests are answered that nats-server
+    // has given to this program: it gives no request twice.
+    let replies = Replies::new(&nats);
+    nats.drain_on_stop(requests)
+        .for_each_concurrent(HANDLERS, async |request| {
+            if let Some(reply_to) = rpc::reply_subject(&request) {
+                replies.send(reply(&nats, reply_to, &request.payload)).await;
+            }
+        })
+        .await;
+    let taken = replies.close().await?;
+    out.line(format!("took {taken} requests")).await?;
+    out.flush().await
 }
 
-async fn reply(client: &Client, request: Message) {
-    // Anybody can publish on `math.sum`. A request is a message that says where it wants its reply.
-    let Some(reply_to) = request.reply else {
-        tracing::debug!("a message without a reply subject");
-        return;
-    };
-    let sent = match rpc::answer(&request.payload) {
-        Ok(sum) => client.publish(reply_to, sum.into()).await,
-        // Whoever sent it learns what is wrong with it. Silence would cost them a time-out.
-        Err(error) => {
-            tracing::debug!("{error}");
-            let headers = rpc::error_headers(&error);
-            client
-                .publish_with_headers(reply_to, headers, "".into())
-                .await
+/// All handlers share one thread. A handler that computes for long needs
+/// `tokio::task::spawn_blocking`.
+async fn reply(nats: &Connection, reply_to: Subject, request: &[u8]) -> Result<(), PublishError> {
+    match rpc::answer(request) {
+        Ok(sum) => nats.publish(reply_to, sum.into()).await,
+        // Without an error reply, the requester would wait for its time-out.
+        Err(refusal) => {
+            let headers = rpc::error_headers(&refusal);
+            nats.publish_with_headers(reply_to, headers, "".into()).await
         }
-    };
-    // The subject is the requester's choice, and need not be one.
-    if let Err(error) = sent {
-        tracing::warn!("cannot send a reply: {error}");
     }
 }

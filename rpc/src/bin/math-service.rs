@@ -7,18 +7,20 @@
 //! nats service stats math                      # terminal 3: the official command-line client
 //! ```
 
-use std::cell::Cell;
-use std::io::{Write, stdout};
 use std::process::ExitCode;
 use std::time::Instant;
 
 use anyhow::Result;
-use async_nats::{Client, Message};
+use async_nats::{PublishError, Subject};
 use clap::Parser;
+use common::{CancellationToken, Connection, Output};
 use futures::StreamExt;
-use rpc::{HANDLERS, QUEUE_GROUP, SUBJECT, Service};
+use rpc::{QUEUE_GROUP, Replies, SUBJECT, Service};
 
-/// Adds two numbers for whoever asks, and tells what it is and what it did.
+/// How many requests are handled at once. Further ones wait in the subscription.
+const HANDLERS: usize = 256;
+
+/// Adds two numbers on request, and says what it is and how often it was called.
 #[derive(Parser)]
 #[command(version)]
 struct Args {
@@ -27,55 +29,49 @@ struct Args {
 }
 
 fn main() -> ExitCode {
-    common::run(serve(common::parse()))
+    common::run(serve)
 }
 
-async fn serve(args: Args) -> Result<()> {
-    let client = args.nats.connect_responder("math-service").await?;
-
-    // The same subscription as that of `math-server`: both kinds can serve side by side.
-    let requests = client.queue_subscribe(SUBJECT, QUEUE_GROUP.into()).await?;
+async fn serve(args: Args, stop: CancellationToken) -> Result<()> {
+    let nats = args.nats.connect_responder("math-service", &stop).await?;
+    // The subscription of `math-server`: both kinds can serve side by side.
+    let requests = nats.queue_subscribe(SUBJECT, QUEUE_GROUP.into()).await?;
     // What makes it a service: it answers `$SRV.PING`, `$SRV.INFO` and `$SRV.STATS`.
-    let service = Service::new(&client);
-    let questions = service.subscribe(&client).await?;
-    client.flush().await?;
-    writeln!(
-        stdout(),
-        "waiting for requests on {SUBJECT}, as the service math"
-    )?;
+    let service = Service::start(&nats).await?;
+    nats.round_trip().await?;
+    let mut out = Output::new();
+    let waiting = format!("waiting for requests on {SUBJECT}, as the service math");
+    out.line(waiting).await?;
 
-    // From here on it is `math-server`, but for counting.
-    let requests = common::until_shutdown(&client, requests);
-    let taken = Cell::new(0_u64);
-    let handled = requests.for_each_concurrent(HANDLERS, async |request| {
-        taken.update(|taken| taken + 1);
-        reply(&service, &client, request).await;
-    });
-    tokio::select! {
-        () = handled => {}
-        ended = service.describe(&client, questions) => ended?,
-    }
-    common::close(&client).await?;
-    writeln!(stdout(), "took {} requests", taken.get())?;
-    Ok(())
+    // From here on it is `math-server`, except that each request is counted.
+    let replies = Replies::new(&nats);
+    nats.drain_on_stop(requests)
+        .for_each_concurrent(HANDLERS, async |request| {
+            if let Some(reply_to) = rpc::reply_subject(&request) {
+                let reply = reply(&nats, &service, reply_to, &request.payload);
+                replies.send(reply).await;
+            }
+        })
+        .await;
+    let taken = replies.close().await?;
+    out.line(format!("took {taken} requests")).await?;
+    out.flush().await
 }
 
-async fn reply(service: &Service, client: &Client, request: Message) {
-    let Some(reply_to) = request.reply else {
-        tracing::debug!("a message without a reply subject");
-        return;
-    };
-    let started = Instant::now();
-    let (sent, error) = match rpc::answer(&request.payload) {
-        Ok(sum) => (client.publish(reply_to, sum.into()).await, None),
-        Err(error) => {
-            let headers = rpc::error_headers(&error);
-            let sent = client.publish_with_headers(reply_to, headers, "".into());
-            (sent.await, Some(error))
+async fn reply(
+    nats: &Connection,
+    service: &Service,
+    reply_to: Subject,
+    request: &[u8],
+) -> Result<(), PublishError> {
+    let begun = Instant::now();
+    let answer = rpc::answer(request);
+    service.count(begun.elapsed(), answer.as_ref().err());
+    match answer {
+        Ok(sum) => nats.publish(reply_to, sum.into()).await,
+        Err(refusal) => {
+            let headers = rpc::error_headers(&refusal);
+            nats.publish_with_headers(reply_to, headers, "".into()).await
         }
-    };
-    service.count(started.elapsed(), error);
-    if let Err(error) = sent {
-        tracing::warn!("cannot send a reply: {error}");
     }
 }

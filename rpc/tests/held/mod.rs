@@ -44,8 +44,7 @@ pub async fn replies(program: impl AsRef<Path>, hold: Hold, signal: Signal) -> R
     let already = handed_over(&server.monitor("/connz?subs=1")?);
     for _ in 0..HELD {
         let request = r#"{"x":17,"y":25}"#.into();
-        nats.publish_with_reply(SUBJECT, inbox.clone(), request)
-            .await?;
+        nats.publish_with_reply(SUBJECT, inbox.clone(), request).await?;
     }
     nats.flush().await?;
     let all = already + HELD as u64;
@@ -81,6 +80,5 @@ fn handed_over(connz: &serde_json::Value) -> u64 {
         let subscriptions = connection["subscriptions_list"].as_array();
         subscriptions.is_some_and(|list| list.iter().any(|subject| subject == SUBJECT))
     });
-    math.and_then(|connection| connection["out_msgs"].as_u64())
-        .unwrap_or_default()
+    math.and_then(|connection| connection["out_msgs"].as_u64()).unwrap_or_default()
 }
