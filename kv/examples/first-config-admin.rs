@@ -22,11 +22,7 @@ async fn main() -> Result<(), async_nats::Error> {
     let url = std::env::var("NATS_URL").unwrap_or_else(|_| "localhost:4222".into());
     let jetstream = jetstream::new(async_nats::connect(url).await?);
     // Opens the bucket, or makes it.
-    let config = Config {
-        bucket: "configs_playgrnd".into(),
-        history: 64,
-        ..Config::default()
-    };
+    let config = Config { bucket: "configs_playgrnd".into(), history: 64, ..Config::default() };
     let bucket = jetstream.create_key_value(config).await?;
 
     // No value yet means off.
@@ -34,9 +30,7 @@ async fn main() -> Result<(), async_nats::Error> {
     for _ in 0..10 {
         sleep(Duration::from_secs(1)).await;
         on = !on;
-        let revision = bucket
-            .put("site_maintenance", on.to_string().into())
-            .await?;
+        let revision = bucket.put("site_maintenance", on.to_string().into()).await?;
         let state = if on { "on" } else { "off" };
         writeln!(stdout(), "#{revision} site_maintenance is {state}")?;
     }

@@ -1,22 +1,34 @@
-//! What `config-admin` and `config-app` agree on, and what would distract from their lesson.
+//! What `config-admin` and `config-app` share.
+//!
+//! - [`Bucket`]: reads and writes that ride out an outage;
+//! - [`follow`]: a watch that survives its bucket;
+//! - [`history`]: who changed what, and when;
+//! - [`State`]: what an entry says about the switch.
 
 use std::time::Duration;
 
-mod history;
-mod place;
-mod retry;
-mod switch;
+use async_nats::jetstream::{Context, ContextBuilder};
+use common::Connection;
 
-pub use history::{author, new_id, tell};
-pub use place::{Place, until_another};
-pub use retry::{PATIENCE, is_overtaken, retry};
-pub use switch::{counts, read, word};
+mod bucket;
+mod follow;
+mod history;
+mod state;
+
+pub use bucket::{Bucket, is_wrong_revision};
+pub use follow::{Change, Follow, follow};
+pub use history::history;
+pub use state::{State, on_or_off};
 
 /// The bucket. To JetStream it is the stream `KV_configs_playgrnd`.
 pub const BUCKET: &str = "configs_playgrnd";
 /// The switch in it.
 pub const KEY: &str = "site_maintenance";
-/// What the switch is to JetStream.
-pub const SUBJECT: &str = "$KV.configs_playgrnd.site_maintenance";
-/// How long JetStream may take to answer.
-pub const ANSWER: Duration = Duration::from_secs(1);
+
+/// Time that nats-server has to answer a call, before the call is repeated.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
+
+fn jetstream(nats: &Connection) -> Context {
+    let client: &async_nats::Client = nats;
+    ContextBuilder::new().timeout(ANSWER_TIMEOUT).build(client.clone())
+}

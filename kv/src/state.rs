@@ -1,41 +1,62 @@
 //! What an entry says about the switch.
 
+use std::fmt;
+
 use async_nats::jetstream::kv::{Entry, Operation};
 
-/// Reads an entry: on or off, or why it says neither, which means off. Anybody may write to a
-/// bucket, and any bytes.
-///
-/// # Errors
-///
-/// What the entry is instead.
-pub fn read(entry: &Entry) -> Result<bool, String> {
-    match (entry.operation, &entry.value[..]) {
-        (Operation::Put, b"true") => Ok(true),
-        (Operation::Put, b"false") => Ok(false),
-        (Operation::Put, _) => Err(format!("holds {}, neither true nor false", text(entry))),
-        (Operation::Delete, _) => Err("was deleted".into()),
-        (Operation::Purge, _) => Err("was purged".into()),
+/// The state of the switch. All but [`State::On`] mean off.
+#[derive(Debug, PartialEq)]
+pub enum State {
+    /// The value is `true`.
+    On,
+    /// The value is `false`.
+    Off,
+    /// The key was deleted: its history is still there.
+    Deleted,
+    /// The key was purged: its history is gone, too.
+    Purged,
+    /// The value is neither `true` nor `false`, but this. Any program can write any bytes.
+    Invalid(String),
+}
+
+impl State {
+    /// Reads an entry.
+    #[must_use]
+    pub fn of(entry: &Entry) -> Self {
+        match (entry.operation, &entry.value[..]) {
+            (Operation::Put, b"true") => Self::On,
+            (Operation::Put, b"false") => Self::Off,
+            (Operation::Put, other) => {
+                Self::Invalid(common::printable(&String::from_utf8_lossy(other)))
+            }
+            (Operation::Delete, _) => Self::Deleted,
+            (Operation::Purge, _) => Self::Purged,
+        }
+    }
+
+    /// Why the switch is off, if nobody turned it off.
+    #[must_use]
+    pub fn problem(&self) -> Option<String> {
+        match self {
+            Self::On | Self::Off => None,
+            Self::Deleted => Some("was deleted".into()),
+            Self::Purged => Some("was purged".into()),
+            Self::Invalid(value) => Some(format!("holds \"{value}\", neither true nor false")),
+        }
     }
 }
 
-/// Whether the entry is one that somebody waits for: a value, or a marker that there is none
-/// any more, but no rubbish.
-#[must_use]
-pub fn counts(entry: &Entry) -> bool {
-    read(entry).is_ok() || entry.operation != Operation::Put
+/// `on` or `off`.
+impl fmt::Display for State {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(on_or_off(*self == Self::On))
+    }
 }
 
-/// In one word.
+/// The value in a word.
 #[must_use]
-pub fn word(on: bool) -> &'static str {
+pub fn on_or_off(on: bool) -> &'static str {
     if on { "on" } else { "off" }
-}
-
-/// The value as something that can be printed: short, on one line, without control characters.
-#[must_use]
-pub fn text(entry: &Entry) -> String {
-    let text = String::from_utf8_lossy(&entry.value);
-    format!("\"{}\"", common::printable(&text))
 }
 
 #[cfg(test)]
@@ -46,8 +67,7 @@ mod tests {
     use crate::{BUCKET, KEY};
 
     #[test]
-    fn only_true_and_false_are_values_and_only_where_they_were_put() -> Result<(), async_nats::Error>
-    {
+    fn only_true_and_false_are_values_and_only_if_they_were_put() -> Result<(), async_nats::Error> {
         let mut entry = Entry {
             bucket: BUCKET.into(),
             key: KEY.into(),
@@ -58,22 +78,26 @@ mod tests {
             operation: Operation::Put,
             seen_current: true,
         };
-        assert_eq!(read(&entry), Ok(true));
-        assert!(counts(&entry));
+        assert_eq!(State::of(&entry), State::On);
+        assert_eq!(State::of(&entry).to_string(), "on");
         entry.operation = Operation::Delete;
-        assert!(read(&entry).is_err() && counts(&entry));
+        assert_eq!(State::of(&entry), State::Deleted);
+        entry.operation = Operation::Purge;
+        assert_eq!(State::of(&entry), State::Purged);
         entry.operation = Operation::Put;
+        entry.value = "false".into();
+        assert_eq!(State::of(&entry), State::Off);
         for value in ["", "True", "true\n", "falsefalse"] {
             entry.value = value.into();
-            assert!(read(&entry).is_err() && !counts(&entry), "{value:?}");
+            let state = State::of(&entry);
+            assert!(matches!(state, State::Invalid(_)), "{value:?}");
+            assert_eq!(state.to_string(), "off");
         }
-        entry.value = "false".into();
-        assert_eq!(read(&entry), Ok(false));
-        // Whatever is in it, it can be shown.
+        // Whatever the value is, it can be printed.
         entry.value = vec![0xff; 500].into();
-        assert_eq!(text(&entry).chars().count(), 122);
+        assert_eq!(State::of(&entry), State::Invalid("\u{fffd}".repeat(120)));
         entry.value = "a\u{1b}\nb".into();
-        assert_eq!(text(&entry), r#""a??b""#);
+        assert_eq!(State::of(&entry), State::Invalid("a??b".into()));
         Ok(())
     }
 }

@@ -74,10 +74,7 @@ async fn the_first_app_misses_a_change_between_get_and_watch() -> Result<()> {
     let mut app = Program::spawn(command.env("NATS_URL", link.url()))?;
     loop {
         let answer = answers.next().await.context("the subscription ended")?;
-        if answer
-            .headers
-            .is_some_and(|headers| headers.get(NATS_SEQUENCE).is_some())
-        {
+        if answer.headers.is_some_and(|headers| headers.get(NATS_SEQUENCE).is_some()) {
             break;
         }
     }
@@ -107,11 +104,7 @@ async fn the_first_app_is_silent_for_ten_seconds_in_a_bucket_made_anew_and_ends(
     }
     let ended = app.wait()?;
     assert_eq!(ended.code(), Some(1));
-    assert_eq!(
-        ended.stdout.last(),
-        Some(&line(10, true)),
-        "of 20 changes not one"
-    );
+    assert_eq!(ended.stdout.last(), Some(&line(10, true)), "of 20 changes not one");
     ensure!(ended.stderr.len() == 1 && ended.stderr[0].contains("MissingHeartbeat"));
     writeln!(
         stderr(),
@@ -143,10 +136,7 @@ async fn after_a_restart_with_an_empty_disk_the_first_app_is_silent_up_to_revisi
     assert_eq!(printed.len(), 11, "{printed:?}");
     assert!(app.is_running()?);
     assert_eq!(app.stderr(), [""; 0], "no error either");
-    writeln!(
-        stderr(),
-        "11 changes after a restart with an empty disk: 1 printed"
-    )?;
+    writeln!(stderr(), "11 changes after a restart with an empty disk: 1 printed")?;
     Ok(())
 }
 
@@ -169,10 +159,7 @@ async fn two_first_admins_at_once_make_writes_that_change_nothing() -> Result<()
     }
     // The second admin writes what the first one has written, or will write next, whenever it
     // began.
-    writeln!(
-        stderr(),
-        "11 writes of two first admins: {same} of them changed nothing"
-    )?;
+    writeln!(stderr(), "11 writes of two first admins: {same} of them changed nothing")?;
     assert!(same > 0);
     Ok(())
 }
@@ -219,11 +206,7 @@ fn run(server: &Server, program: impl Into<PathBuf>, args: &[&str]) -> Result<()
 }
 
 async fn new_bucket(jetstream: &Context) -> Result<Store> {
-    let config = Config {
-        bucket: "configs_playgrnd".into(),
-        history: 64,
-        ..Config::default()
-    };
+    let config = Config { bucket: "configs_playgrnd".into(), history: 64, ..Config::default() };
     Ok(jetstream.create_key_value(config).await?)
 }
 

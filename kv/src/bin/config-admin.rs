@@ -1,4 +1,4 @@
-//! Throws the switch `site_maintenance`, which every `config-app` follows.
+//! Turns the switch `site_maintenance`, which every `config-app` follows.
 //!
 //! ```sh
 //! cargo run -p kv --bin config-app                # terminal 1
@@ -7,20 +7,21 @@
 //! cargo run -p kv --bin config-admin -- history   # who changed what, and when
 //! ```
 
-use std::io::{Write, stdout};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail};
-use async_nats::jetstream::kv::{Config, Store};
-use async_nats::jetstream::message::PublishMessage;
+use anyhow::{Context as _, Result, anyhow};
+use async_nats::jetstream::kv::Config;
 use async_nats::jetstream::stream::StorageType;
-use async_nats::jetstream::{Context, ContextBuilder};
 use clap::{ArgAction, Parser, Subcommand};
-use common::{Failure, Refused};
-use futures::StreamExt;
-use kv::{ANSWER, BUCKET, KEY, PATIENCE, SUBJECT};
-use tokio::time::timeout;
+use common::{CancellationToken, Connection, Output};
+use kv::{BUCKET, Bucket, KEY, State, on_or_off};
+use tokio::time::sleep;
+
+/// How long to repeat a call that nats-server does not answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+/// The same after the program was told to stop: time to turn the switch back.
+const STOP_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Turns `site_maintenance` on and off again.
 #[derive(Parser)]
@@ -48,149 +49,108 @@ enum Action {
         #[arg(action = ArgAction::Set, value_name = "true|false")]
         value: bool,
     },
-    /// Print the changes that the bucket still knows, oldest first
+    /// Print the changes that the bucket still has, oldest first
     History,
 }
 
 fn main() -> ExitCode {
-    common::run(administer(common::parse()))
+    common::run(administer)
 }
 
-// There is no last flush: whatever is printed as written, the server has acknowledged.
-async fn administer(args: Args) -> Result<()> {
-    let client = args.nats.connect("config-admin").await?;
-    let jetstream = ContextBuilder::new().timeout(ANSWER).build(client);
-    let done = match args.action {
-        Some(Action::Set { value }) => set(&jetstream, value).await,
-        Some(Action::History) => history(&jetstream).await,
-        None => cycle(&jetstream, &args).await,
-    };
-    done.with_context(|| format!("cannot use the bucket on {}", args.nats))
-}
-
-/// Over and back is one cycle, so that a run leaves the site as it found it: also a run that is
-/// told to stop, which turns back at once.
-async fn cycle(jetstream: &Context, args: &Args) -> Result<()> {
-    let started = Instant::now();
-    let mut last = started;
-    let (mut cycles, mut stop) = (0, false);
-    while cycles < args.cycles && !stop {
-        cycles += 1;
-        for is_back in [false, true] {
-            let (revision, on) = toggle(jetstream).await?;
-            last = Instant::now();
-            if !args.quiet {
-                writeln!(stdout(), "#{revision} {KEY} is {}", kv::word(on))?;
-            }
-            if !is_back || cycles < args.cycles {
-                stop = timeout(args.interval, common::shutdown()).await.is_ok();
-            }
-        }
-    }
-    let summary = common::summary(cycles, "cycles", last - started);
-    writeln!(stdout(), "{summary}")?;
-    Ok(())
-}
-
-/// Turns it to what it is not. Between reading and writing somebody else may write, and two who
-/// both read "off" and write "on" have turned it once instead of twice. So we say which revision
-/// we have read, and the server refuses when it is no longer the last one.
-async fn toggle(jetstream: &Context) -> Result<(u64, bool)> {
-    loop {
-        let read = async || Ok(open(jetstream).await?.entry(KEY).await?);
-        let entry = kv::retry(jetstream, read).await?;
-        // Revision 0 stands for no entry at all.
-        let revision = entry.as_ref().map_or(0, |entry| entry.revision);
-        let on = entry.is_some_and(|entry| kv::read(&entry) == Ok(true));
-        match write(jetstream, !on, Some(revision)).await {
-            Err(error) if kv::is_overtaken(error.as_ref()) => {
-                tracing::warn!("somebody else wrote after #{revision}: looking again");
-            }
-            written => return Ok((written?, !on)),
-        }
-    }
-}
-
-/// Turns it on or off, whatever it was. The last one to do so is right, so nothing is compared.
-async fn set(jetstream: &Context, on: bool) -> Result<()> {
-    let revision = write(jetstream, on, None).await?;
-    writeln!(stdout(), "#{revision} {KEY} is {}", kv::word(on))?;
-    Ok(())
-}
-
-/// Writes, and returns the revision that the server gave it. `bucket.put` and `bucket.update` do
-/// the same, without an id.
-async fn write(jetstream: &Context, on: bool, after: Option<u64>) -> Result<u64> {
-    // When the acknowledgement is lost, the write may be stored or not. So each attempt has the
-    // same id: for one it has stored, the server answers with the revision it has, and stores
-    // nothing.
-    let id = kv::new_id();
-    let attempt = async || {
-        let bucket = open(jetstream).await?;
-        let mut write = PublishMessage::build()
-            .payload(on.to_string().into())
-            .message_id(&id);
-        if let Some(revision) = after {
-            write = write.expected_last_subject_sequence(revision);
-        }
-        let refusal = match jetstream.send_publish(SUBJECT, write).await?.await {
-            Ok(ack) => return Ok(ack.sequence),
-            Err(error) if kv::is_overtaken(&error) => error,
-            Err(error) => return Err(error.into()),
-        };
-        // It compares before it looks at ids: the write that overtook us may be our own.
-        let next = after.unwrap_or_default() + 1;
-        let stream = &bucket.stream;
-        match stream.get_first_raw_message_by_subject(SUBJECT, next).await {
-            Ok(first) if kv::author(&first.headers) == Some(&id) => Ok(first.sequence),
-            Err(silence) if common::failure(&silence) == Failure::Passing => Err(silence.into()),
-            _ => Err(refusal.into()),
-        }
-    };
-    kv::retry(jetstream, attempt).await
-}
-
-/// Prints what the bucket still knows: its last 64 changes, or as many as it was made for.
-async fn history(jetstream: &Context) -> Result<()> {
-    let bucket = kv::retry(jetstream, async || {
-        match jetstream.get_key_value(BUCKET).await {
-            Err(error) if common::failure(&error) == Failure::Missing => bail!(Refused::because(
-                format!("there is no bucket {BUCKET}; `config-admin set true` makes it")
-            )),
-            bucket => Ok(bucket?),
-        }
-    });
-    let bucket = bucket.await?;
-    let mut changes = bucket.history(KEY).await?;
-    while let Some(change) = timeout(PATIENCE, changes.next()).await?.transpose()? {
-        // An entry comes without the headers of its message.
-        let message = bucket.stream.get_raw_message(change.revision).await?;
-        let line = kv::tell(&change, kv::author(&message.headers));
-        writeln!(stdout(), "{line}")?;
-    }
-    Ok(())
-}
-
-/// Opens the bucket, whatever its settings, or makes it.
-async fn open(jetstream: &Context) -> Result<Store> {
-    match jetstream.get_key_value(BUCKET).await {
-        Err(error) if common::failure(&error) == Failure::Missing => {}
-        opened => return Ok(opened?),
-    }
+async fn administer(args: Args, stop: CancellationToken) -> Result<()> {
+    let nats = args.nats.connect("config-admin", &stop).await?;
     let config = Config {
         bucket: BUCKET.into(),
-        // In memory it would be gone with the server, and the switch back to nothing.
-        storage: StorageType::File,
-        // The most there is: who changed what, and no change skipped by a watch that lags.
-        history: 64,
+        storage: StorageType::File, // in memory the switch would be gone with nats-server
+        history: 64,                // the most there is: an app that lags behind skips no change
         ..Config::default()
     };
-    match jetstream.create_key_value(config).await {
-        Ok(bucket) => {
-            tracing::info!("made the bucket {BUCKET}");
-            Ok(bucket)
+    // Ctrl-C does not interrupt a write: the program would not know whether it is stored.
+    let bucket = Bucket::new(nats.with_stop(CancellationToken::new()), config, ANSWER_TIMEOUT);
+    let (mut out, mut turned) = (Output::new(), None);
+    let work = async {
+        match args.action {
+            Some(Action::Set { value }) => set(&bucket, value, &mut out).await,
+            Some(Action::History) => history(&nats, &mut out).await,
+            None => cycle(&bucket, &args, &stop, &mut out, &mut turned).await,
         }
-        // Somebody else may have been faster, and with other settings: good enough.
-        Err(error) => jetstream.get_key_value(BUCKET).await.or(Err(error.into())),
+    };
+    let done = tokio::select! {
+        done = work => done,
+        () = timeout_after(&stop) => Err(anyhow!(
+            "nats-server confirmed no change within {STOP_TIMEOUT:?} of the signal"
+        )),
+    };
+    let flushed = out.flush().await;
+    let done = match turned {
+        Some(on) => done.with_context(|| format!("{KEY} was left {}", on_or_off(on))),
+        None => done,
+    };
+    done.with_context(|| format!("cannot use the bucket on {}", nats.servers()))?;
+    flushed
+}
+
+async fn timeout_after(stop: &CancellationToken) {
+    stop.cancelled().await;
+    sleep(STOP_TIMEOUT).await;
+}
+
+/// Turns the switch over and back, again and again. A run leaves the switch as it found it, also if
+/// it is told to stop. `turned` is what the switch was turned to and not turned back yet.
+async fn cycle(
+    bucket: &Bucket,
+    args: &Args,
+    stop: &CancellationToken,
+    out: &mut Output,
+    turned: &mut Option<bool>,
+) -> Result<()> {
+    let started = Instant::now();
+    let (mut cycles, mut last) = (0, started);
+    while turned.is_some() || (cycles < args.cycles && !stop.is_cancelled()) {
+        let (revision, on) = toggle(bucket).await?;
+        last = Instant::now();
+        cycles += u64::from(turned.is_some());
+        *turned = turned.is_none().then_some(on);
+        let line = format!("#{revision} {KEY} is {}", on_or_off(on));
+        if !args.quiet && out.line(line).await.is_err() {
+            stop.cancel(); // the reader of a pipe has gone
+        }
+        if cycles < args.cycles {
+            stop.run_until_cancelled(sleep(args.interval)).await;
+        }
     }
+    out.line(common::summary(cycles, "cycles", last - started)).await
+}
+
+/// Turns the switch to what it is not: reads it, then writes. Another program may write in between.
+/// If both read "off" and write "on", the switch is turned once, not twice, and neither program
+/// notices. So the write names the revision that was read, and nats-server refuses the write if
+/// there is a newer one.
+async fn toggle(bucket: &Bucket) -> Result<(u64, bool)> {
+    loop {
+        let entry = bucket.entry(KEY).await?;
+        // Revision 0 stands for no entry.
+        let revision = entry.as_ref().map_or(0, |entry| entry.revision);
+        let on = !entry.is_some_and(|entry| State::of(&entry) == State::On);
+        match bucket.update(KEY, on.to_string(), revision).await {
+            Err(error) if kv::is_wrong_revision(error.as_ref()) => {
+                tracing::warn!("another program wrote after #{revision}: reading again");
+            }
+            updated => return Ok((updated?, on)),
+        }
+    }
+}
+
+/// Turns the switch on or off, whatever it was. The last program to do so is right, so the write
+/// names no revision.
+async fn set(bucket: &Bucket, on: bool, out: &mut Output) -> Result<()> {
+    let revision = bucket.put(KEY, on.to_string()).await?;
+    out.line(format!("#{revision} {KEY} is {}", on_or_off(on))).await
+}
+
+async fn history(nats: &Connection, out: &mut Output) -> Result<()> {
+    for line in kv::history(nats).await? {
+        out.line(line).await?;
+    }
+    Ok(())
 }

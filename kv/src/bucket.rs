@@ -1,0 +1,128 @@
+//! A bucket whose calls ride out an outage.
+
+use std::error::Error;
+use std::time::Duration;
+
+use anyhow::Result;
+use async_nats::jetstream::kv::{Config, Entry, Store};
+use async_nats::jetstream::message::PublishMessage;
+use async_nats::jetstream::{Context, ErrorCode};
+use common::Connection;
+use common::jetstream::{Failure, code, failure, retry};
+
+use crate::history::{message_id, new_message_id};
+use crate::jetstream;
+
+/// Reads and writes like the library's [`Store`], but:
+///
+/// - a bucket that is missing is created;
+/// - a call without an answer is repeated;
+/// - a write is stored once, however often it is repeated.
+pub struct Bucket {
+    nats: Connection,
+    jetstream: Context,
+    config: Config,
+    timeout: Duration,
+}
+
+impl Bucket {
+    /// Calls nats-server for `timeout` at most. A bucket that exists is used as it is, whatever
+    /// `config` says.
+    #[must_use]
+    pub fn new(nats: Connection, config: Config, timeout: Duration) -> Self {
+        Self { jetstream: jetstream(&nats), nats, config, timeout }
+    }
+
+    /// The last entry of a key, with its revision; a delete marker, too.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`retry`].
+    pub async fn entry(&self, key: &str) -> Result<Option<Entry>> {
+        self.retry(async || Ok(self.open().await?.entry(key).await?)).await
+    }
+
+    /// Writes a value, and returns its revision.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`retry`].
+    pub async fn put(&self, key: &str, value: String) -> Result<u64> {
+        self.write(key, value, None).await
+    }
+
+    /// Writes a value if `revision` is still the last one of the key (0: if there is none), and
+    /// returns the new revision.
+    ///
+    /// # Errors
+    ///
+    /// One that [`is_wrong_revision`] recognises if another program wrote in between. Those of
+    /// [`retry`].
+    pub async fn update(&self, key: &str, value: String, revision: u64) -> Result<u64> {
+        self.write(key, value, Some(revision)).await
+    }
+
+    async fn write(&self, key: &str, value: String, revision: Option<u64>) -> Result<u64> {
+        // If the acknowledgement is lost, the write may be stored or not. All attempts have the same
+        // message id, and nats-server acknowledges a repetition without storing it. The library's
+        // `put` and `update` have no message id.
+        let id = new_message_id();
+        let mut message = PublishMessage::build().payload(value.into()).message_id(&id);
+        if let Some(revision) = revision {
+            message = message.expected_last_subject_sequence(revision);
+        }
+        self.retry(async || {
+            let bucket = self.open().await?;
+            let subject = format!("{}{key}", bucket.prefix);
+            let publish = self.jetstream.send_publish(subject.clone(), message.clone()).await?;
+            match publish.await {
+                Ok(ack) => Ok(ack.sequence),
+                // The server checks the revision before the message id. So the write in between may
+                // be an earlier attempt of this one.
+                Err(error) if is_wrong_revision(&error) => {
+                    let next = revision.unwrap_or_default() + 1;
+                    let stream = &bucket.stream;
+                    match stream.get_first_raw_message_by_subject(&subject, next).await {
+                        Ok(found) if message_id(&found.headers) == Some(&id) => Ok(found.sequence),
+                        Err(silent) if failure(&silent) == Failure::Unanswered => {
+                            Err(silent.into())
+                        }
+                        _ => Err(error.into()),
+                    }
+                }
+                Err(error) => Err(error.into()),
+            }
+        })
+        .await
+    }
+
+    /// Opens the bucket, or creates it.
+    async fn open(&self) -> Result<Store> {
+        let name = &self.config.bucket;
+        match self.jetstream.get_key_value(name).await {
+            Err(error) if failure(&error) == Failure::Missing => {}
+            opened => return Ok(opened?),
+        }
+        match self.jetstream.create_key_value(self.config.clone()).await {
+            Ok(bucket) => {
+                tracing::info!("created the bucket {name}");
+                Ok(bucket)
+            }
+            // Another program may have created it meanwhile, with other settings.
+            Err(error) => self.jetstream.get_key_value(name).await.or(Err(error.into())),
+        }
+    }
+
+    /// The bucket can disappear between two calls. Then it is created again.
+    async fn retry<T>(&self, call: impl AsyncFn() -> Result<T>) -> Result<T> {
+        retry(&self.nats, &[Failure::Unanswered, Failure::Missing], self.timeout, call).await
+    }
+}
+
+/// Whether nats-server refused a write because another program wrote after the given revision.
+#[must_use]
+pub fn is_wrong_revision(error: &(dyn Error + 'static)) -> bool {
+    let code = code(error);
+    code == Some(ErrorCode::STREAM_WRONG_LAST_SEQUENCE)
+        || code == Some(ErrorCode::STREAM_WRONG_LAST_SEQUENCE_CONSTANT)
+}
