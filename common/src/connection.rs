@@ -267,6 +267,17 @@ impl Connection {
         self.state.echoes_received.load(Ordering::Relaxed)
     }
 
+    /// How many messages had arrived and were not taken from
+    /// [`drain_on_stop`](Self::drain_on_stop) before its deadline.
+    #[must_use]
+    pub fn undrained(&self) -> u64 {
+        self.state.undrained.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn count_undrained(&self) {
+        self.state.undrained.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// When a program that is told to stop has to be done with its subscriptions. The clock starts
     /// at the first call after that.
     pub(crate) fn drain_deadline(&self) -> Instant {
@@ -302,6 +313,7 @@ struct State {
     inbox: OnceLock<String>,
     echoes_sent: AtomicU64,
     echoes_received: AtomicU64,
+    undrained: AtomicU64,
     /// The last one of these inboxes that was denied.
     echo_denials: watch::Sender<u64>,
     drops_reported: Mutex<Option<Instant>>,

@@ -47,8 +47,9 @@ impl Connection {
     /// nothing more, and the client still takes what arrives. A message to an inbox of our own then
     /// follows: when it is back, everything that the server had sent before is here.
     ///
-    /// The stream ends at the latest 3 s after the program was told to stop; what it has not
-    /// yielded by then is lost. If there is no connection, it ends after 300 ms.
+    /// The stream ends at the latest 3 s after the program was told to stop. What it has not yielded
+    /// by then is lost, and counted by [`undrained`](Self::undrained). If there is no connection, it
+    /// ends after 300 ms.
     pub fn drain_on_stop(
         &self,
         mut messages: Subscriber,
@@ -74,6 +75,9 @@ impl Connection {
                 && let Some(Some(message)) = unconstrained(messages.next()).now_or_never()
             {
                 yield message;
+            }
+            while unconstrained(messages.next()).now_or_never().flatten().is_some() {
+                nats.count_undrained();
             }
         })
     }

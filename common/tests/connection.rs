@@ -395,6 +395,29 @@ async fn a_program_is_stopped_in_process_by_its_token() -> Result<()> {
     running.await?
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backlog_that_cannot_be_taken_in_time_is_counted() -> Result<()> {
+    let server = Server::start()?;
+    let (nats, stop) = connect(&server.url()).await?;
+    let mut jobs = nats.drain_on_stop(nats.subscribe("jobs").await?);
+    for _ in 0..100 {
+        nats.publish("jobs", "job".into()).await?;
+    }
+    nats.round_trip().await?;
+    stop.cancel();
+    let begun = Instant::now();
+    let mut taken = 0;
+    while jobs.next().await.is_some() {
+        taken += 1;
+        // A handler that takes 100 ms.
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    assert!((1..50).contains(&taken), "{taken}");
+    assert_eq!(taken + nats.undrained(), 100);
+    Ok(())
+}
+
 /// Stops a subscriber in full flow, and counts what it gets and what another one of its group gets.
 async fn nothing_is_lost(round_trip: Duration, unrelated: bool) -> Result<()> {
     const COUNT: u64 = 20_000;
