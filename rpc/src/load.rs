@@ -1,11 +1,12 @@
 //! Many requests at once, and how long they took.
 
 use std::cell::Cell;
+use std::pin::pin;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
 use common::payload::SumRequest;
-use common::{Connection, Output};
+use common::{CancellationToken, Connection, Output};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use hdrhistogram::Histogram;
@@ -64,7 +65,7 @@ pub async fn run(
             sent += 1;
             let request = draw();
             let asked = Instant::now();
-            let reply = ask_again(&ask, request, asked + args.timeout, &was_there);
+            let reply = ask_again(&ask, request, asked + args.timeout, &was_there, nats.stop());
             in_flight.push(async move { (request, reply.await, asked.elapsed()) });
         }
         let Some((SumRequest { x, y }, reply, took)) = in_flight.next().await else {
@@ -94,7 +95,9 @@ async fn ask_again(
     request: SumRequest,
     deadline: Instant,
     was_there: &Cell<bool>,
+    stop: &CancellationToken,
 ) -> Result<i64> {
+    let mut given_up = pin!(crate::given_up(stop));
     loop {
         let reply = ask(request, deadline).await;
         let Err(error) = &reply else {
@@ -109,7 +112,10 @@ async fn ask_again(
             was_there.set(false);
             return reply;
         }
-        sleep(REPEAT_DELAY).await;
+        tokio::select! {
+            () = sleep(REPEAT_DELAY) => {}
+            () = &mut given_up => return reply,
+        }
     }
 }
 
