@@ -9,11 +9,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use async_nats::Request;
-use async_nats::service::ServiceExt;
 use axum::Json;
 use axum::routing::post;
 use axum::serve::ListenerExt;
+use common::CancellationToken;
 use common::payload::{SumReply, SumRequest};
+use futures::future::try_join_all;
 use futures::{StreamExt, TryStreamExt, stream};
 use hdrhistogram::Histogram;
 use http_body_util::{BodyExt, Full};
@@ -26,7 +27,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use crate::Step;
 use crate::report::Table;
-use crate::stage::{Stage, figure, last_line};
+use crate::stage::{self, Stage, figure, last_line};
 
 const SUBJECT: &str = "math.sum";
 const QUEUE_GROUP: &str = "math_servers";
@@ -36,37 +37,33 @@ const SUM: SumRequest = SumRequest { x: 17, y: 25 };
 
 const CONTENDERS: [&str; 4] = [
     "HTTP: hyper, axum",
-    "NATS: bare async-nats",
+    "bare client, first-math-server",
     "math-client, math-server",
     "math-client, math-service",
 ];
 
-/// How a server can stop, and which program or part does it so.
-const WAYS: [(&str, &str); 6] = [
-    ("plain exit", "exit"),
-    ("unsubscribe", "unsubscribe"),
-    ("Service::stop", "service"),
-    ("Subscriber::drain", "drain"),
+/// How a server stops, and the program or part that stops so.
+const WAYS: [(&str, &str); 5] = [
+    ("first-math-server: plain exit", "first-math-server"),
+    ("service-api: Service::stop", "service-api"),
+    ("Subscriber::drain", DRAINING),
     ("math-server", "math-server"),
     ("math-service", "math-service"),
 ];
-const RESTARTS: usize = 20;
-/// How far away the servers are in the last table, in each direction.
+/// `math-server` with nothing but the client library.
+const DRAINING: &str = "draining-server";
+const NEAR: Duration = Duration::ZERO;
+/// How far away the servers are, in each direction.
 const FAR: Duration = Duration::from_millis(20);
+const VERY_FAR: Duration = Duration::from_millis(250);
 
 /// What a request costs, and what a restart.
 pub const STEPS: &[Step] = &[
     |stage| Ok(vec![requests(stage, "Requests one by one", 5_000, 1)?]),
-    |stage| {
-        Ok(vec![requests(
-            stage,
-            "Requests, 64 in flight",
-            100_000,
-            64,
-        )?])
-    },
-    |stage| Ok(vec![restarts(stage, "on this machine", Duration::ZERO)?]),
-    |stage| Ok(vec![restarts(stage, "20 ms away", FAR)?]),
+    |stage| Ok(vec![requests(stage, "Requests, 64 in flight", 100_000, 64)?]),
+    |stage| Ok(vec![restarts(stage, "on this machine", NEAR, 20)?]),
+    |stage| Ok(vec![restarts(stage, "20 ms away", FAR, 20)?]),
+    |stage| Ok(vec![restarts(stage, "250 ms away", VERY_FAR, 6)?]),
 ];
 
 fn requests(stage: &Stage, title: &str, count: u32, concurrency: u32) -> Result<Table> {
@@ -81,7 +78,7 @@ fn requests(stage: &Stage, title: &str, count: u32, concurrency: u32) -> Result<
                 (http, stage.part(&server, &["http-client", &address]))
             }
             1 => (
-                answering(&mut stage.part(&server, &["nats-server", "exit"]))?,
+                answering(&mut program(stage, &server, "first-math-server")?)?,
                 stage.part(&server, &["nats-client"]),
             ),
             _ => {
@@ -103,10 +100,7 @@ fn requests(stage: &Stage, title: &str, count: u32, concurrency: u32) -> Result<
             figure(&line, "p99 ", " µs")?,
         ])
     })?;
-    let mut table = Table::new(
-        &format!("{title} ({count})"),
-        &["requests/s", "p50 µs", "p99 µs"],
-    );
+    let mut table = Table::new(&format!("{title} ({count})"), &["requests/s", "p50 µs", "p99 µs"]);
     for (name, samples) in CONTENDERS.iter().zip(&samples) {
         table.row(name, samples);
     }
@@ -114,8 +108,8 @@ fn requests(stage: &Stage, title: &str, count: u32, concurrency: u32) -> Result<
 }
 
 /// Requests that got no reply while each of two servers was stopped and started again.
-fn restarts(stage: &Stage, place: &str, delay: Duration) -> Result<Table> {
-    let title = format!("Replies lost in {RESTARTS} restarts of servers {place}, 64 in flight");
+fn restarts(stage: &Stage, place: &str, delay: Duration, restarts: usize) -> Result<Table> {
+    let title = format!("Replies lost in {restarts} restarts of servers {place}, 64 in flight");
     let mut table = Table::new(&title, &["lost", "requests"]);
     for (name, way) in WAYS {
         Stage::progress(&format!("{title}: {name}"));
@@ -123,10 +117,9 @@ fn restarts(stage: &Stage, place: &str, delay: Duration) -> Result<Table> {
         let link = Link::to(server.port())?;
         link.delay(delay);
         let start = || {
-            let mut command = if way.starts_with("math") {
-                program(stage, &server, way)?
-            } else {
-                stage.part(&server, &["nats-server", way])
+            let mut command = match way {
+                DRAINING => stage.part(&server, &[DRAINING]),
+                way => program(stage, &server, way)?,
             };
             if !delay.is_zero() {
                 command.env("NATS_URL", link.url());
@@ -136,39 +129,40 @@ fn restarts(stage: &Stage, place: &str, delay: Duration) -> Result<Table> {
         let mut servers = VecDeque::from([start()?, start()?]);
         server.wait_for_subscriptions(SUBJECT, 2)?;
         let mut load = Program::spawn(&mut stage.part(&server, &["load"]))?.quiet();
-        let mut gone = Vec::new();
-        for _ in 0..RESTARTS {
+        let mut stopped = Vec::new();
+        for _ in 0..restarts {
             goes_on(&server)?;
             let mut oldest = servers.pop_front().context("two servers")?;
-            oldest.signal(Signal::TERM)?;
-            gone.push(oldest);
+            oldest.signal(if way == DRAINING { Signal::TERM } else { Signal::INT })?;
+            stopped.push(oldest);
             servers.push_back(start()?);
             server.wait_for_subscriptions(SUBJECT, 2)?;
         }
         goes_on(&server)?;
         let ended = load.stop()?;
         let counts = ended.stdout.last().context("no count")?;
-        let figures = [
-            figure(counts, "lost ", " of")?,
-            figure(counts, "of ", " requests")?,
-        ];
+        let figures = [figure(counts, "lost ", " of")?, figure(counts, "of ", " requests")?];
         table.row(name, &[figures.to_vec()]);
     }
     Stage::progress("");
     Ok(table)
 }
 
-/// Waits until the server has passed on some more.
+/// Waits until nats-server has received some more.
 fn goes_on(server: &Server) -> Result<()> {
     let passed = |varz: &serde_json::Value| varz["in_msgs"].as_u64().unwrap_or_default();
-    let enough = passed(&server.monitor("/varz")?) + 1000;
+    let enough = passed(&server.monitor("/varz")?) + 500;
     server.monitor_until("/varz", |varz| passed(varz) > enough)?;
     Ok(())
 }
 
-/// A program of the experiment.
-fn program(stage: &Stage, server: &Server, bin: &str) -> Result<Command> {
-    Ok(server.command(stage.program("rpc", bin)?))
+/// A program or an example of the experiment.
+fn program(stage: &Stage, server: &Server, name: &str) -> Result<Command> {
+    let path = match name {
+        "first-math-server" | "service-api" => stage.example("rpc", name)?,
+        name => stage.program("rpc", name)?,
+    };
+    Ok(server.command(path))
 }
 
 /// A server that has subscribed.
@@ -186,13 +180,11 @@ fn answering(command: &mut Command) -> Result<Program> {
 pub async fn part(args: Vec<String>) -> Result<()> {
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     match args[..] {
-        ["http-server"] => on_all_cores(http_server).await,
+        ["http-server"] => http_server().await,
         ["http-client", address, count, concurrency] => {
-            let (count, concurrency) = (count.parse()?, concurrency.parse()?);
-            let address = address.to_owned();
-            on_all_cores(async move || http_client(&address, count, concurrency).await).await
+            http_client(address, count.parse()?, concurrency.parse()?).await
         }
-        ["nats-server", way] => nats_server(way).await,
+        [DRAINING] => draining_server().await,
         ["load"] => load().await,
         ["nats-client", count, concurrency] => {
             nats_client(count.parse()?, concurrency.parse()?).await
@@ -201,22 +193,10 @@ pub async fn part(args: Vec<String>) -> Result<()> {
     }
 }
 
-/// With the runtime that `#[tokio::main]` gives to most HTTP programs.
-async fn on_all_cores(part: impl AsyncFnOnce() -> Result<()> + Send + 'static) -> Result<()> {
-    let part = move || {
-        let mut runtime = tokio::runtime::Builder::new_multi_thread();
-        runtime.enable_all().build()?.block_on(part())
-    };
-    tokio::task::spawn_blocking(part).await?
-}
-
 /// The twin of `math-server`, as one writes it with axum.
 async fn http_server() -> Result<()> {
-    let sum = async |Json(request): Json<SumRequest>| {
-        Json(SumReply {
-            result: request.x + request.y,
-        })
-    };
+    let sum =
+        async |Json(request): Json<SumRequest>| Json(SumReply { result: request.x + request.y });
     let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
     writeln!(stdout(), "{}", listener.local_addr()?)?;
     let listener = listener.tap_io(|socket| {
@@ -251,56 +231,28 @@ async fn http_client(address: &str, count: u64, concurrency: u32) -> Result<()> 
     measure(count, lanes.collect()).await
 }
 
-/// What `math-server` adds to this: errors as replies, a bound, and a stop that loses nothing.
-async fn nats_server(way: &str) -> Result<()> {
-    let client = nats().await?;
-    if way == "service" {
-        return service(&client).await.map_err(anyhow::Error::from_boxed);
-    }
-    let mut requests = client.queue_subscribe(SUBJECT, QUEUE_GROUP.into()).await?;
-    ready(&client).await?;
-    let mut stopping = false;
+/// A server that leaves its queue group as the client library offers it.
+async fn draining_server() -> Result<()> {
+    let nats = nats().await?;
+    let mut requests = nats.queue_subscribe(SUBJECT, QUEUE_GROUP.into()).await?;
+    nats.flush().await?;
+    writeln!(stdout(), "waiting")?;
+    let mut terminated = pin!(stage::terminated());
+    let mut draining = false;
     loop {
-        tokio::select! {
-            request = requests.next() => {
-                let Some(request) = request else { break };
-                let reply = request.reply.context("a request names a reply subject")?;
-                client.publish(reply, answer(&request.payload)?).await?;
+        let request = tokio::select! {
+            request = requests.next() => request,
+            _ = &mut terminated, if !draining => {
+                draining = true;
+                requests.drain().await?;
+                continue;
             }
-            () = common::shutdown(), if !stopping => {
-                stopping = true;
-                match way {
-                    "unsubscribe" => requests.unsubscribe().await?,
-                    "drain" => requests.drain().await?,
-                    _ => return Ok(()),
-                }
-            }
-        }
+        };
+        let Some(request) = request else { break };
+        let reply = request.reply.context("a request names a reply subject")?;
+        nats.publish(reply, answer(&request.payload)?).await?;
     }
-    common::close(&client).await
-}
-
-/// The same with the endpoints of the client library.
-async fn service(client: &async_nats::Client) -> Result<(), async_nats::Error> {
-    let service = client.service_builder().queue_group(QUEUE_GROUP);
-    let service = service.start("math", "1.0.0").await?;
-    let endpoint = service.endpoint_builder().name("sum");
-    let mut requests = endpoint.add(SUBJECT).await?;
-    ready(client).await?;
-    tokio::spawn(async move {
-        common::shutdown().await;
-        service.stop().await
-    });
-    while let Some(request) = requests.next().await {
-        let sum = answer(&request.message.payload)?;
-        request.respond(Ok(sum)).await?;
-    }
-    Ok(common::close(client).await?)
-}
-
-async fn ready(client: &async_nats::Client) -> Result<()> {
-    client.flush().await?;
-    Ok(writeln!(stdout(), "waiting")?)
+    Ok(nats.flush().await?)
 }
 
 fn answer(request: &[u8]) -> Result<Bytes> {
@@ -311,21 +263,26 @@ fn answer(request: &[u8]) -> Result<Bytes> {
 
 /// 64 requests in flight until it is told to stop; then what became of them.
 async fn load() -> Result<()> {
-    let client = nats().await?;
-    let lane = async || {
+    let nats = nats().await?;
+    let stop = CancellationToken::new();
+    let lanes = (0..64).map(async |_| {
         let (mut lost, mut sent) = (0_u32, 0_u32);
-        let mut stop = pin!(common::shutdown());
-        while futures::poll!(&mut stop).is_pending() {
+        while !stop.is_cancelled() {
             let request = Request::new().payload(serde_json::to_vec(&SUM)?.into());
             let request = request.timeout(Some(LOST));
             sent += 1;
-            if client.send_request(SUBJECT, request).await.is_err() {
+            if nats.send_request(SUBJECT, request).await.is_err() {
                 lost += 1;
             }
         }
         anyhow::Ok((lost, sent))
+    });
+    let stopped = async {
+        stage::terminated().await?;
+        stop.cancel();
+        Ok(())
     };
-    let lanes = futures::future::try_join_all((0..64).map(|_| lane())).await?;
+    let (lanes, ()) = tokio::try_join!(try_join_all(lanes), stopped)?;
     let lost: u32 = lanes.iter().map(|(lost, _)| lost).sum();
     let sent: u32 = lanes.iter().map(|(_, sent)| sent).sum();
     writeln!(stdout(), "lost {lost} of {sent} requests")?;
