@@ -8,8 +8,6 @@ pub mod load;
 mod replies;
 mod service;
 
-use std::error::Error;
-use std::fmt;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -17,6 +15,7 @@ use async_nats::service::{NATS_SERVICE_ERROR, NATS_SERVICE_ERROR_CODE, error::Er
 use async_nats::{HeaderMap, Message, Subject};
 use common::CancellationToken;
 use common::payload::{self, SumReply, SumRequest};
+use thiserror::Error;
 use tokio::time::sleep;
 
 pub use replies::Replies;
@@ -105,19 +104,9 @@ pub async fn given_up(stop: &CancellationToken) {
 
 /// No server has subscribed: nats-server says so at once, and the request was certainly not
 /// handled.
-#[derive(Debug)]
+#[derive(Debug, Error)]
+#[error("nobody answers {SUBJECT}; start a server with `cargo run -p rpc --bin math-server`")]
 pub struct NobodyAnswers;
-
-impl fmt::Display for NobodyAnswers {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            formatter,
-            "nobody answers {SUBJECT}; start a server with `cargo run -p rpc --bin math-server`"
-        )
-    }
-}
-
-impl Error for NobodyAnswers {}
 
 #[cfg(test)]
 mod tests {

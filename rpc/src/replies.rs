@@ -10,13 +10,14 @@ use common::Connection;
 use tokio::time::{Instant, sleep_until};
 
 /// Time that a program has for its last replies, from the moment it is told to stop.
-const REPLY_TIMEOUT: Duration = Duration::from_secs(2);
+const REPLY_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Counts the requests that a program took, and those which it leaves unanswered.
 ///
 /// A request is answered when its reply is on its way to nats-server. It is unanswered if its
-/// handler is not done 2 s after the program was told to stop, or if nats-server is away by then:
-/// the reply waits in the client's buffer and is lost with it.
+/// handler is not done 3 s after the program was told to stop, or if nats-server is away by then:
+/// the reply waits in the client's buffer and is lost with it. Requests that no handler had time
+/// for count too.
 ///
 /// A reply that was written to the socket just before the connection broke counts as answered.
 /// NATS does not acknowledge messages, so the program cannot know better.
@@ -76,7 +77,8 @@ impl Replies {
     /// If requests were taken and not answered. If nats-server does not confirm the last replies,
     /// or has denied the subscription.
     pub async fn close(self) -> Result<u64> {
-        let (taken, unanswered) = (self.taken.get(), self.unanswered.get());
+        let taken = self.taken.get();
+        let unanswered = self.unanswered.get() + self.nats.undrained();
         let closed = if taken > 0 && self.nats.connection_state() == State::Connected {
             self.nats.close().await
         } else {
