@@ -1,22 +1,18 @@
-//! What the two programs agree on, and what would distract from their lesson.
-
-use std::time::Duration;
+//! What order-publisher and order-consumer have in common, and what would distract from their lesson.
 
 pub mod lines;
 pub mod sample;
 mod settings;
-mod stream;
+mod work;
 
-pub use stream::OrderStream;
+pub use settings::same_settings;
+pub use work::{cancelled_later, with_progress};
 
-/// The stream that keeps the orders.
+/// The stream that stores the orders.
 pub const STREAM: &str = "playgrnd_stream";
-/// What it keeps: every message on these subjects.
+/// The subjects of the stream: it stores every message on them.
 pub const SUBJECTS: &str = "orders.>";
-/// Where new orders go.
+/// The subject of new orders.
 pub const SUBJECT: &str = "orders.created";
-/// The durable consumer: the server remembers under this name what was acknowledged.
+/// The durable consumer: under this name the server remembers which orders are acknowledged.
 pub const DURABLE: &str = "order_processor";
-/// How long an answer may take. Where the connection is lost, nobody waits that long: see
-/// [`common::lost`].
-pub const ANSWER: Duration = Duration::from_secs(2);

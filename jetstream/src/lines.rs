@@ -1,20 +1,18 @@
-//! Orders as the programs print them.
+//! The lines that the programs print.
 
+use async_nats::jetstream::publish::PublishAck;
 use common::payload::Order;
 
 /// An order that is stored.
 #[must_use]
-pub fn stored(order: &Order, sequence: u64) -> String {
-    let Order {
-        order_id,
-        item,
-        quantity,
-        ..
-    } = order;
-    format!("{order_id} stored as number {sequence}: {quantity} x {item}")
+pub fn stored(order: &Order, ack: &PublishAck) -> String {
+    let Order { order_id, item, quantity, .. } = order;
+    let number = ack.sequence;
+    let note = if ack.duplicate { " (recognised: was stored already)" } else { "" };
+    format!("{order_id} stored as number {number}: {quantity} x {item}{note}")
 }
 
-/// An order that was taken. Whatever comes from elsewhere stays on its one line.
+/// An order that is taken. Text in it that other programs wrote stays on its line.
 #[must_use]
 pub fn taken(order: &Order, delivery: i64) -> String {
     let [id, item] = [&order.order_id, &order.item].map(|text| common::printable(text));
@@ -22,7 +20,7 @@ pub fn taken(order: &Order, delivery: i64) -> String {
     let line = format!("{id}: {} x {item} at {euros}.{cents:02}", order.quantity);
     match delivery {
         1 => line,
-        // Whoever had it before did not acknowledge it; whether it was printed nobody knows.
+        // The consumer that had it before did not acknowledge it. It may have printed it.
         _ => format!("{line} (delivery {delivery})"),
     }
 }

@@ -1,16 +1,12 @@
-//! Orders to publish.
+//! Sample orders.
 
 use common::payload::Order;
 
-/// The order with this number, counted from 1, in this run of the program.
+/// The order with this number, from 1, in this run of the program. Its id is unique across runs.
 #[must_use]
 pub fn order(run: u64, number: u64) -> Order {
-    const ITEMS: [(&str, u64); 4] = [
-        ("headset", 7_425),
-        ("keyboard", 4_999),
-        ("monitor", 18_900),
-        ("mouse", 1_950),
-    ];
+    const ITEMS: [(&str, u64); 4] =
+        [("headset", 7_425), ("keyboard", 4_999), ("monitor", 18_900), ("mouse", 1_950)];
     let turn = usize::try_from(number % 4).unwrap_or_default();
     let (item, unit_price_cents) = ITEMS[turn];
     Order {

@@ -48,19 +48,14 @@ async fn stored(url: &str) -> Result<HashMap<String, usize>> {
     let jetstream = jetstream::new(async_nats::connect(servers).await?);
     let stream = jetstream.get_stream(STREAM).await?;
     let count = stream.cached_info().state.messages;
-    let config = jetstream::consumer::pull::OrderedConfig {
-        headers_only: true,
-        ..Default::default()
-    };
+    let config =
+        jetstream::consumer::pull::OrderedConfig { headers_only: true, ..Default::default() };
     let consumer = stream.create_consumer(config).await?;
     let mut messages = consumer.messages().await?.take(usize::try_from(count)?);
     let mut stored = HashMap::new();
     while let Some(message) = messages.next().await {
         let message = message?;
-        let id = message
-            .headers
-            .as_ref()
-            .and_then(|headers| headers.get("Nats-Msg-Id"));
+        let id = message.headers.as_ref().and_then(|headers| headers.get("Nats-Msg-Id"));
         let id = id.context("a message without id")?.to_string();
         *stored.entry(id).or_default() += 1;
     }
@@ -173,9 +168,7 @@ async fn a_consumer_goes_on_when_its_consumer_or_its_stream_is_deleted() -> Resu
         assert!(consumer.wait_for(|lines| lines.len() == expected));
         let start = Instant::now();
         if deleted == "consumer" {
-            jetstream
-                .delete_consumer_from_stream("order_processor", STREAM)
-                .await?;
+            jetstream.delete_consumer_from_stream("order_processor", STREAM).await?;
             consumer.expect_stderr("order_processor was gone")?;
         } else {
             jetstream.delete_stream(STREAM).await?;
@@ -217,18 +210,8 @@ fn an_idle_consumer_works_again_within_a_second_of_the_servers_return() -> Resul
     }
     let ended = consumer.stop()?;
     assert!(ended.success());
-    let said = |text: &str| {
-        ended
-            .stderr
-            .iter()
-            .filter(|line| line.contains(text))
-            .count()
-    };
-    assert_eq!(
-        (said("lost the connection"), said("connected to")),
-        (3, 3),
-        "once each"
-    );
+    let said = |text: &str| ended.stderr.iter().filter(|line| line.contains(text)).count();
+    assert_eq!((said("lost the connection"), said("connected to")), (3, 3), "once each");
     Ok(())
 }
 
@@ -296,10 +279,7 @@ async fn three_replicas_lose_nothing_when_their_leader_is_killed() -> Result<()>
     cluster.servers[number - 1].kill()?;
     let before = publisher.stdout().len();
     assert!(publisher.wait_for(|lines| lines.len() > before + 500));
-    note!(
-        "stored again {:.1?} after the leader was killed",
-        killed.elapsed()
-    );
+    note!("stored again {:.1?} after the leader was killed", killed.elapsed());
 
     let ended = publisher.wait()?;
     assert!(ended.success(), "{:?}", ended.stderr);

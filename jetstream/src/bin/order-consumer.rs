@@ -5,28 +5,35 @@
 //! cargo run -p jetstream --bin order-consumer   # terminal 2, now or tomorrow; or several
 //! ```
 
-use std::cell::Cell;
-use std::io::{BufWriter, Write, stdout};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context, Error, Result};
-use async_nats::jetstream::consumer::{AckPolicy, PullConsumer, pull};
+use anyhow::{Context, Error, Result, bail};
+use async_nats::jetstream::consumer::{AckPolicy, pull};
 use async_nats::jetstream::{AckKind, ContextBuilder};
-use clap::Parser;
+use common::jetstream::{Batch, Failure, Pull, open_durable, retry};
 use common::payload::{self, Order};
-use common::{Failure, Pull, Seen, Tally};
-use jetstream::{ANSWER, DURABLE, STREAM, lines};
+use common::{CancellationToken, Dedup, Disconnected, Output, Tally};
+use orders::{DURABLE, STREAM, cancelled_later, lines, with_progress};
+use tokio::time::sleep;
 
-/// What is not acknowledged for so long, the server delivers again, to whoever asks.
+/// nats-server delivers an order again, to any consumer, if it is not acknowledged for this long.
 const ACK_WAIT: Duration = Duration::from_secs(5);
-/// Unacknowledged orders of all consumers together; beyond that, the server delivers none.
-const MAX_ACK_PENDING: i64 = 10_000;
-/// The order ids that are remembered: far more than can be on their way.
-const MEMORY: usize = 50_000;
+/// nats-server delivers nothing more while this many orders are unacknowledged.
+const MAX_ACK_PENDING: i64 = 1_000;
+/// Orders in a batch. If a consumer is killed, up to so many are delivered again.
+const BATCH: usize = 500;
+/// nats-server ends a batch after this time, even if it is not full.
+const EXPIRES: Duration = Duration::from_secs(1);
+/// Time that nats-server has to answer.
+const TIMEOUT: Duration = Duration::from_secs(2);
+/// After SIGTERM, time for the last acknowledgements.
+const STOP_TIMEOUT: Duration = Duration::from_secs(3);
+/// Order ids that are remembered, to recognise an order that is delivered again.
+const DEDUP: usize = 50_000;
 
-/// Takes orders from the stream `playgrnd_stream`, as its consumer `order_processor`.
-#[derive(Parser)]
+/// Takes orders from the stream `playgrnd_stream`, with its durable consumer `order_processor`.
+#[derive(clap::Parser)]
 #[command(version)]
 struct Args {
     #[command(flatten)]
@@ -34,21 +41,23 @@ struct Args {
     /// Stop after this many orders
     #[arg(long)]
     limit: Option<u64>,
+    /// Time spent on each order
+    #[arg(long, default_value = "0s", value_name = "DURATION", value_parser = humantime::parse_duration)]
+    work: Duration,
     /// Print no line for each order
     #[arg(long)]
     quiet: bool,
 }
 
 fn main() -> ExitCode {
-    common::run(take_orders(common::parse()))
+    common::run(take_orders)
 }
 
-async fn take_orders(args: Args) -> Result<()> {
-    let client = args.nats.connect("order-consumer").await?;
-    let jetstream = ContextBuilder::new().timeout(ANSWER).build(client.clone());
-
-    // The consumer is the server's notebook about us. It is durable: the server creates it the first
-    // time, and later finds it as it was left, whichever process asks.
+async fn take_orders(args: Args, stop: CancellationToken) -> Result<()> {
+    let nats = args.nats.connect("order-consumer", &stop).await?;
+    let jetstream = ContextBuilder::new().timeout(TIMEOUT).build((*nats).clone());
+    // The consumer is an object of the server, and remembers which orders are acknowledged. It is
+    // durable: the next process that opens it goes on where this one stops.
     let config = pull::Config {
         durable_name: Some(DURABLE.into()),
         ack_policy: AckPolicy::Explicit,
@@ -56,55 +65,44 @@ async fn take_orders(args: Args) -> Result<()> {
         max_ack_pending: MAX_ACK_PENDING,
         ..Default::default()
     };
-    let told = Cell::new(false);
-    let open = async || -> Result<PullConsumer> {
-        let opened = jetstream.create_consumer_on_stream(config.clone(), STREAM);
-        let opened = opened.await;
-        match &opened {
-            Ok(_) => told.set(false),
-            // The stream is the publisher's: it knows where orders are to be kept, and how long.
-            Err(error) if common::failure(error) == Failure::Missing && !told.replace(true) => {
-                tracing::info!(
-                    "there is no stream {STREAM}: waiting until order-publisher creates it"
-                );
-            }
-            Err(_) => {}
-        }
-        Ok(opened?)
-    };
-    let opened = Pull::open(&client, open).await;
-    let mut pull = opened.with_context(|| format!("cannot take orders on {}", args.nats))?;
-    let mut out = BufWriter::new(stdout());
+    let open = async || open_durable(&jetstream, STREAM, config.clone()).await;
+    // Slow work: the orders in a batch would wait for each other longer than ACK_WAIT.
+    let max_messages = if args.work.is_zero() { BATCH } else { 1 };
+    let pull = Pull::open(&nats, Batch { max_messages, expires: EXPIRES }, open).await;
+    let mut pull = pull.with_context(|| format!("cannot take orders on {}", nats.servers()))?;
+    let mut out = Output::new();
     let info = pull.consumer().cached_info();
-    let waiting = info.num_pending + u64::try_from(info.num_ack_pending)?;
-    writeln!(out, "waiting for orders in {STREAM}: {waiting} are there")?;
-    out.flush()?;
+    let (new, unacknowledged) = (info.num_pending, info.num_ack_pending);
+    out.line(format!("waiting for orders in {STREAM}: {new} new, {unacknowledged} unacknowledged"))
+        .await?;
 
-    let (mut tally, mut repeated) = (Tally::default(), 0);
-    let mut seen = Seen::new(MEMORY);
+    let (mut tally, mut dedup) = (Tally::default(), Dedup::new(DEDUP));
+    // Stays open for the last acknowledgements.
+    let until_later = nats.with_stop(cancelled_later(stop, STOP_TIMEOUT));
     while let left @ 1.. = tally.left(args.limit)
         && let Some(messages) = pull.next(left).await?
     {
-        let (mut answers, mut again) = (Vec::with_capacity(messages.len()), Vec::new());
+        let (mut answers, mut repeated) = (Vec::with_capacity(messages.len()), 0);
         for message in messages {
             let info = message.info().map_err(Error::from_boxed)?;
+            let (number, delivery) = (info.stream_sequence, info.delivered);
             let answer = match payload::parse::<Order>(&message.payload) {
-                Ok(order) => {
-                    // At least once means that some come twice: an acknowledgement that did not
-                    // arrive, or an order that was published once more.
-                    if seen.insert(order.order_id.clone()) {
-                        tally.add();
-                        if !args.quiet {
-                            writeln!(out, "{}", lines::taken(&order, info.delivered))?;
-                        }
-                    } else {
-                        again.push(order.order_id);
+                Ok(order) if dedup.insert(order.order_id.clone()) => {
+                    if !args.work.is_zero() {
+                        with_progress(&message, ACK_WAIT / 3, sleep(args.work)).await?;
+                    }
+                    tally.add();
+                    if !args.quiet {
+                        out.line(lines::taken(&order, delivery)).await?;
                     }
                     AckKind::Ack
                 }
-                // It will not parse next time either; left alone, it would come for ever.
+                Ok(_) => {
+                    repeated += 1;
+                    AckKind::Ack
+                }
+                // Without an answer it would be delivered again for ever.
                 Err(error) => {
-                    let number = info.stream_sequence;
                     let why = common::printable(&error.to_string());
                     tracing::warn!("number {number} is no order, it is terminated: {why}");
                     AckKind::Term
@@ -112,29 +110,31 @@ async fn take_orders(args: Args) -> Result<()> {
             };
             answers.push((message, answer));
         }
-        if let [first, more @ ..] = &again[..] {
-            let (id, more) = (common::printable(first), more.len());
-            tracing::info!("{id} came again, and {more} more: not printed twice");
-            repeated += again.len();
+        if repeated > 0 {
+            tracing::info!("{repeated} orders came again: not printed twice");
         }
-        // Printed first: whoever acknowledges first and is killed in between has lost it.
-        out.flush()?;
-        for (message, answer) in answers {
-            message.ack_with(answer).await.map_err(Error::from_boxed)?;
+        // First printed, then acknowledged: a consumer killed in between would lose the orders.
+        out.flush().await?;
+        let acknowledge = async || {
+            let Some(((last, answer), others)) = answers.split_last() else { return Ok(()) };
+            for (message, answer) in others {
+                message.ack_with(*answer).await.map_err(Error::from_boxed)?;
+            }
+            // nats-server handles them in order. It confirms the last one, and so all of them.
+            last.double_ack_with(*answer).await.map_err(|_| Error::from(Disconnected))
+        };
+        let acknowledged =
+            retry(&until_later, &[Failure::Unanswered], Duration::MAX, acknowledge).await;
+        if let Err(error) = acknowledged {
+            bail!(
+                "{} orders may come again, nats-server did not confirm: {error:#}",
+                answers.len()
+            );
         }
     }
 
-    if repeated > 0 {
-        tracing::info!("{repeated} orders came again");
-    }
     if args.limit.is_some() {
-        writeln!(out, "{}", tally.summary("orders"))?;
-        out.flush()?;
+        out.line(tally.summary("orders")).await?;
     }
-    // Sent is not received: without this the last acknowledgements go with the process, and the
-    // server delivers once more what was printed.
-    if let Err(error) = common::close(&client).await {
-        tracing::warn!("{error:#}: the orders printed last may come again");
-    }
-    Ok(())
+    out.flush().await
 }

@@ -1,33 +1,37 @@
-//! Publishes orders into a stream, and counts an order only when the server has stored it.
+//! Publishes orders into a stream, and counts an order only when nats-server has stored it.
 //!
 //! ```sh
 //! cargo run -p jetstream --bin order-publisher  # terminal 1, whether a consumer runs or not
 //! cargo run -p jetstream --bin order-consumer   # terminal 2, now or tomorrow
 //! ```
 
-use std::cell::Cell;
-use std::io::{BufWriter, Write, stdout};
+use std::collections::VecDeque;
+use std::future::ready;
 use std::pin::pin;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::publish::PublishAck;
-use async_nats::jetstream::{Context, ContextBuilder, stream};
-use clap::{Parser, ValueEnum};
-use common::payload::Order;
-use common::{Failure, Stopped};
-use futures::StreamExt;
-use futures::future::{LocalBoxFuture, ready};
-use jetstream::{ANSWER, OrderStream, STREAM, SUBJECT, SUBJECTS, lines, sample};
+use async_nats::jetstream::stream::{Config, StorageType};
+use async_nats::jetstream::{Context, ContextBuilder, ErrorCode, context::PublishError};
+use common::jetstream::{Failure, code, explain, failure, retry};
+use common::{CancellationToken, Output, payload::Order};
+use futures::future::BoxFuture;
+use orders::{STREAM, SUBJECT, SUBJECTS, lines, same_settings, sample};
+use tokio::time::sleep;
 
-/// For so long the server knows the message ids of what it stored, and does not store a
-/// repetition: it has to outlast every repetition.
+/// Time that nats-server has to acknowledge an order.
+const ACK_TIMEOUT: Duration = Duration::from_secs(2);
+/// Pause before the orders in flight are sent again.
+const PAUSE: Duration = Duration::from_millis(50);
+/// nats-server remembers message ids for this long. Give up before that (`--patience`): a repetition
+/// that comes later is stored a second time.
 const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
 
 /// Publishes orders into the stream `playgrnd_stream`.
-#[derive(Parser)]
+#[derive(clap::Parser)]
 #[command(version)]
 struct Args {
     #[command(flatten)]
@@ -35,18 +39,16 @@ struct Args {
     /// How many orders to send
     #[arg(long, default_value_t = 10)]
     count: u64,
-    /// Where the stream keeps them: what is in memory goes with its server
-    #[arg(long, value_enum, default_value_t = Storage::Memory)]
-    storage: Storage,
-    /// How many servers of a cluster keep them
+    /// Where the stream keeps them; what is in memory is gone when nats-server ends
+    #[arg(long, default_value = "memory", value_parser = ["memory", "file"])]
+    storage: String,
+    /// How many servers of a cluster keep a copy
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=5))]
     replicas: u8,
-    // One at a time waits a round trip for each. With more than 256 the server is no faster, and
-    // a restart leaves more to repeat; from 5,000 on the library itself waits, for ever.
-    /// How many of them to have on their way, not acknowledged yet
+    /// How many orders may be in flight: sent, and not acknowledged yet
     #[arg(long, default_value_t = 256, value_name = "COUNT", value_parser = clap::value_parser!(u16).range(1..=1000))]
     in_flight: u16,
-    /// How long to go on trying while the server stores nothing
+    /// Give up when nats-server has stored nothing for this long
     #[arg(long, default_value = "30s", value_name = "DURATION", value_parser = humantime::parse_duration)]
     patience: Duration,
     /// Print no line for each order
@@ -54,158 +56,108 @@ struct Args {
     quiet: bool,
 }
 
-#[derive(Clone, Copy, ValueEnum)]
-enum Storage {
-    Memory,
-    File,
-}
-
 fn main() -> ExitCode {
-    let args: Args = common::parse();
-    // Lines can wait in a full pipe, and acknowledgements have to be read all the same.
-    if args.quiet {
-        common::run(publish_orders(args))
-    } else {
-        common::run_multi_thread(publish_orders(args))
-    }
+    common::run(publish_orders)
 }
 
-async fn publish_orders(args: Args) -> Result<()> {
-    let client = args.nats.connect("order-publisher").await?;
-    let jetstream = ContextBuilder::new().timeout(ANSWER).build(client);
-
-    // The stream keeps every order until somebody deletes it, or, in memory, its server ends. It
-    // belongs to the publisher, who
-    // knows what is to be kept and where; the consumer takes it as it is.
-    let config = stream::Config {
+async fn publish_orders(args: Args, stop: CancellationToken) -> Result<()> {
+    let nats = args.nats.connect("order-publisher", &stop).await?;
+    let jetstream = ContextBuilder::new().timeout(ACK_TIMEOUT).ack_timeout(ACK_TIMEOUT);
+    let jetstream = jetstream.build((*nats).clone());
+    let file = args.storage == "file";
+    let config = Config {
         name: STREAM.into(),
         subjects: vec![SUBJECTS.into()],
-        storage: match args.storage {
-            Storage::Memory => stream::StorageType::Memory,
-            Storage::File => stream::StorageType::File,
-        },
+        storage: if file { StorageType::File } else { StorageType::Memory },
         num_replicas: args.replicas.into(),
         duplicate_window: DUPLICATE_WINDOW,
         ..Default::default()
     };
-    let opened = OrderStream::open(jetstream.clone(), config, args.patience).await;
-    let stream = opened.with_context(|| format!("cannot publish orders on {}", args.nats))?;
-
-    // One after the other is sent, so they are stored in that order; but their acknowledgements are
-    // awaited many at a time. Told to stop, it sends no new ones.
-    let (run, started, failed) = (rand::random(), Instant::now(), Cell::new(false));
-    let numbers = futures::stream::iter(1..=args.count)
-        .take_until(common::shutdown())
-        .take_while(|_| ready(!failed.get()));
-    let sent = numbers.then(async |number| {
-        let order = sample::order(run, number);
-        let sent = send(&jetstream, &order).await;
-        (order, sent)
-    });
-    let in_flight = usize::from(args.in_flight);
-    let answered = sent
-        .map(async |(order, sent)| {
-            let answer = until_stored(&jetstream, &stream, &order, sent).await;
-            failed.set(failed.get() || answer.is_err());
-            (order, answer)
-        })
-        .buffered(in_flight)
-        .ready_chunks(in_flight);
-    let mut orders = pin!(answered);
-    let mut out = BufWriter::new(stdout());
-    let (mut stored, mut repeated, mut recognised, mut unknown) = (0, 0, 0, 0);
-    let mut refusal = None;
-    while let Some(orders) = orders.next().await {
-        for (order, answer) in orders {
-            match answer {
-                Ok(Some((ack, repetitions))) => {
-                    stored += 1;
-                    repeated += repetitions;
-                    recognised += u64::from(ack.duplicate);
-                    if !args.quiet {
-                        writeln!(out, "{}", lines::stored(&order, ack.sequence))?;
-                    }
-                }
-                Ok(None) => unknown += 1,
-                Err(error) => {
-                    refusal.get_or_insert(error);
-                }
-            }
+    // Does nothing if the stream exists with the same settings.
+    let create = async || match jetstream.create_stream(&config).await {
+        Err(error) if code(&error) == Some(ErrorCode::STREAM_NAME_EXIST) => {
+            let found = jetstream.get_stream(STREAM).await?;
+            same_settings(&found.cached_info().config, &config)?;
+            Ok(found)
         }
-        out.flush()?;
-    }
+        created => Ok(created?),
+    };
+    let created = retry(&nats, &[Failure::Unanswered], args.patience, create).await;
+    let mut stream =
+        created.with_context(|| format!("cannot publish orders on {}", nats.servers()))?;
 
-    if let Some(error) = refusal {
-        bail!(
-            "{stored} orders are stored on {}, and then: {error:#}",
-            args.nats
-        );
-    }
-    if unknown > 0 {
-        tracing::warn!("{unknown} orders were not acknowledged: they may be stored or not");
-    }
-    if repeated > 0 {
-        tracing::info!(
-            "{repeated} orders were sent again, of which {recognised} had been stored: not stored twice"
-        );
-    }
-    let summary = common::summary(stored, "orders", started.elapsed());
-    writeln!(out, "{summary}")?;
-    // What is acknowledged is stored: there is nothing on its way to wait for.
-    out.flush()?;
-    Ok(())
-}
-
-type Acknowledged<'a> = LocalBoxFuture<'a, Result<PublishAck>>;
-
-/// Sends an order. Ok means that it is in a buffer. Only the acknowledgement says that it is stored,
-/// and it never comes if the connection is lost first.
-async fn send<'a>(jetstream: &Context, order: &Order) -> Result<Acknowledged<'a>> {
-    let lost = common::lost();
-    let message = PublishMessage::build()
-        .message_id(&order.order_id)
-        .payload(serde_json::to_vec(order)?.into());
-    let acknowledgement = jetstream.send_publish(SUBJECT, message).await?;
-    Ok(Box::pin(async move {
-        tokio::select! {
+    let (run, started, mut out) = (rand::random(), Instant::now(), Output::new());
+    let mut orders = (1..=args.count).map(|number| sample::order(run, number));
+    let (mut stored, mut last_stored) = (0, started);
+    // The orders in flight, the oldest in front.
+    let mut window: VecDeque<(Order, Ack)> = VecDeque::new();
+    let mut disconnected = pin!(nats.disconnected());
+    let end: Result<()> = loop {
+        while window.len() < args.in_flight.into()
+            && !stop.is_cancelled()
+            && let Some(order) = orders.next()
+        {
+            let ack = send(&jetstream, &order).await?;
+            window.push_back((order, ack));
+        }
+        let Some((order, ack)) = window.front_mut() else { break Ok(()) };
+        let error = tokio::select! {
             biased;
-            acknowledged = acknowledgement.into_future() => Ok(acknowledged?),
-            () = lost => bail!("the connection was lost"),
+            ack = ack => match ack {
+                Ok(ack) => {
+                    (stored, last_stored) = (stored + 1, Instant::now());
+                    if !args.quiet {
+                        out.line(lines::stored(order, &ack)).await?;
+                    }
+                    window.pop_front();
+                    continue;
+                }
+                Err(error) => error.into(),
+            },
+            error = disconnected.as_mut() => error,
+        };
+        let left = args.patience.saturating_sub(last_stored.elapsed());
+        if failure(error.as_ref()) == Failure::Refused || left.is_zero() {
+            break Err(anyhow!(explain(error.as_ref())));
         }
-    }))
+
+        // nats-server may have stored the order or not. All orders in flight are sent again, in the
+        // same order. Those that are stored it recognises by their message ids.
+        tracing::info!("{} orders are not acknowledged, sending them again", window.len());
+        sleep(PAUSE).await;
+        let retry_on = [Failure::Unanswered, Failure::Missing, Failure::Off];
+        let found = match retry(&nats, &retry_on, left, create).await {
+            Ok(found) => found,
+            Err(error) => break Err(error),
+        };
+        if found.cached_info().created != stream.cached_info().created {
+            tracing::warn!("{STREAM} was gone, with all its orders: it is created again, empty");
+        }
+        stream = found;
+        disconnected.set(nats.disconnected());
+        for (order, ack) in &mut window {
+            *ack = send(&jetstream, order).await?;
+        }
+    };
+
+    out.flush().await?;
+    if let Err(error) = end {
+        let (servers, unknown) = (nats.servers(), window.len());
+        bail!("{stored} orders are stored on {servers}, {unknown} more may be or not: {error:#}");
+    }
+    out.line(common::summary(stored, "orders", started.elapsed())).await?;
+    out.flush().await
 }
 
-/// Waits until the server has acknowledged an order, and says how often it had to be sent again;
-/// none where we are told to stop before that, and it may be stored or not.
-async fn until_stored(
-    jetstream: &Context,
-    stream: &OrderStream,
-    order: &Order,
-    mut sent: Result<Acknowledged<'_>>,
-) -> Result<Option<(PublishAck, u64)>> {
-    for repetitions in 0.. {
-        let asked_at = Instant::now();
-        let answer = match sent {
-            Ok(acknowledged) => acknowledged.await,
-            Err(error) => Err(error),
-        };
-        match answer {
-            Ok(ack) => {
-                stream.has_stored();
-                return Ok(Some((ack, repetitions)));
-            }
-            Err(error) if common::failure(error.as_ref()) == Failure::Lasting => {
-                bail!(common::explain(error.as_ref()))
-            }
-            // Stored or not, the server did not say. Sent again with the same message id, the order
-            // is stored once in either case.
-            Err(error) => tracing::debug!("{} is not acknowledged: {error}", order.order_id),
-        }
-        match stream.find_again(asked_at).await {
-            Err(error) if error.is::<Stopped>() => break,
-            found => found?,
-        }
-        sent = send(jetstream, order).await;
-    }
-    Ok(None)
+/// An acknowledgement that is on its way.
+type Ack = BoxFuture<'static, Result<PublishAck, PublishError>>;
+
+/// Sends an order with a message id, by which nats-server recognises a repetition.
+async fn send(jetstream: &Context, order: &Order) -> Result<Ack> {
+    let payload = serde_json::to_vec(order)?;
+    let message = PublishMessage::build().message_id(&order.order_id).payload(payload.into());
+    Ok(match jetstream.send_publish(SUBJECT, message).await {
+        Ok(ack) => ack.into_future(),
+        Err(error) => Box::pin(ready(Err(error))),
+    })
 }
