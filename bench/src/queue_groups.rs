@@ -1,18 +1,19 @@
 //! `queue-groups`: how a group grows with its workers, and what each way to stop one loses.
 
 use std::io::{Write, stdout};
+use std::pin::pin;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use common::payload::LogEntry;
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
 use hyper::body::Bytes;
-use testkit::{Link, Program};
+use testkit::{Link, Program, Signal};
 
 use crate::Step;
 use crate::report::Table;
-use crate::stage::{Stage, figure, last_line};
+use crate::stage::{Stage, figure, last_line, terminated};
 
 const SUBJECT: &str = "logs.process";
 const QUEUE_GROUP: &str = "log_workers";
@@ -20,16 +21,23 @@ const QUEUE_GROUP: &str = "log_workers";
 /// So many messages for a group of one, two and three workers.
 const SHARED: u32 = 500_000;
 /// So many where the worker sleeps for each.
-const SLOW: u32 = 1_000;
+const SLOW: u32 = 600;
 /// So many messages, in the middle of which a worker stops.
 const STOPPED: u32 = 200_000;
-/// How far away the workers are in the last table, in each direction.
-const FAR: Duration = Duration::from_millis(20);
-/// `log-worker` cannot help it.
+/// The time to the workers of the losses, in each direction.
+const NETWORKS: [(&str, Duration); 3] = [
+    ("loopback", Duration::ZERO),
+    ("20 ms each way", Duration::from_millis(20)),
+    ("250 ms each way", Duration::from_millis(250)),
+];
+/// How a worker ends: `log-worker`, killed …
 const KILL: &str = "kill -9";
-/// `log-worker` after SIGTERM.
-const UNTIL_SHUTDOWN: &str = "until_shutdown";
-const WAYS: [&str; 5] = [KILL, "plain exit", "unsubscribe", "drain", UNTIL_SHUTDOWN];
+/// … `first-log-worker`, which has no signal handler …
+const FIRST: &str = "first version, Ctrl-C";
+/// … and `log-worker`, told to stop. The other ways are a part of this measurement.
+const SERVICE: &str = "log-worker, Ctrl-C";
+const WAYS: [&str; 5] = [KILL, FIRST, "unsubscribe", DRAIN, SERVICE];
+const DRAIN: &str = "drain";
 
 /// Parts of a measurement.
 const PUBLISHER: &str = "bare-publisher";
@@ -40,8 +48,9 @@ pub const STEPS: &[Step] = &[
     |stage| Ok(vec![publishing(stage)?]),
     |stage| Ok(vec![growth(stage)?]),
     |stage| Ok(vec![slow_growth(stage)?]),
-    |stage| Ok(vec![losses(stage, "loopback", Duration::ZERO)?]),
-    |stage| Ok(vec![losses(stage, "20 ms each way", FAR)?]),
+    |stage| Ok(vec![losses(stage, NETWORKS[0])?]),
+    |stage| Ok(vec![losses(stage, NETWORKS[1])?]),
+    |stage| Ok(vec![losses(stage, NETWORKS[2])?]),
 ];
 
 /// `log-publisher` beside a loop that publishes the same bytes again and again.
@@ -75,40 +84,31 @@ fn growth(stage: &Stage) -> Result<Table> {
             workers.push(if contender < 3 {
                 start(server.command(&worker).arg("--quiet"))?
             } else {
-                start(&mut stage.part(&server, &[WORKER, "drain"]))?
+                start(&mut stage.part(&server, &[WORKER, DRAIN]))?
             });
         }
         server.wait_for_subscriptions(SUBJECT, count)?;
-        last_line(
-            server
-                .command(&publisher)
-                .args(["--count", &SHARED.to_string()]),
-        )?;
-        server.monitor_until("/varz", |varz| {
-            varz["out_msgs"].as_u64() >= Some(u64::from(SHARED))
-        })?;
+        last_line(server.command(&publisher).args(["--count", &SHARED.to_string()]))?;
+        server
+            .monitor_until("/varz", |varz| varz["out_msgs"].as_u64() >= Some(u64::from(SHARED)))?;
         Ok(vec![together(&mut workers)?])
     })?;
     Ok(table(&title, "messages/s", &names, &samples))
 }
 
-/// The same where a message takes its time, as with a database or a disk: what groups are for.
+/// The same with workers that spend time on each message, as with a database: what groups are for.
 fn slow_growth(stage: &Stage) -> Result<Table> {
     let publisher = stage.program("queue-groups", "log-publisher")?;
-    let title = format!("A queue group grows, each message sleeps 1 ms ({SLOW})");
+    let worker = stage.program("queue-groups", "log-worker")?;
+    let title = format!("A queue group grows, each message takes 1 ms ({SLOW})");
     let names = ["1 worker", "2 workers", "3 workers"];
     let samples = stage.in_turns(&title, &names, |contender| {
         let server = Stage::server()?;
         let mut workers = Vec::new();
         for _ in 0..=contender {
-            workers.push(start(&mut stage.part(&server, &[WORKER, "slow"]))?);
+            workers.push(start(server.command(&worker).args(["--quiet", "--work", "1ms"]))?);
         }
-        server.wait_for_subscriptions(SUBJECT, workers.len())?;
-        last_line(
-            server
-                .command(&publisher)
-                .args(["--count", &SLOW.to_string()]),
-        )?;
+        last_line(server.command(&publisher).args(["--count", &SLOW.to_string()]))?;
         Ok(vec![together(&mut workers)?])
     })?;
     Ok(table(&title, "messages/s", &names, &samples))
@@ -125,11 +125,12 @@ fn together(workers: &mut [Program]) -> Result<f64> {
     Ok(handled / slowest)
 }
 
-/// One of three workers ends in the middle of the work: how many messages nobody handled. The
-/// others are `log-worker`s, which lose none when they stop.
-fn losses(stage: &Stage, network: &str, delay: Duration) -> Result<Table> {
+/// One of three workers ends in the middle of the work: how many messages no worker handled. The
+/// others are `log-worker`s, which lose none when they are stopped.
+fn losses(stage: &Stage, (network, delay): (&str, Duration)) -> Result<Table> {
     let publisher = stage.program("queue-groups", "log-publisher")?;
     let log_worker = stage.program("queue-groups", "log-worker")?;
+    let first = stage.example("queue-groups", "first-log-worker")?;
     let title = format!("One of three workers ends, {network}: lost of {STOPPED}");
     let samples = stage.in_turns(&title, &WAYS, |way| {
         let server = Stage::server()?;
@@ -147,9 +148,9 @@ fn losses(stage: &Stage, network: &str, delay: Duration) -> Result<Table> {
             command
         };
         let mut ending = start(match WAYS[way] {
-            // What it prints tells what it had handled.
             KILL => server.command(&log_worker),
-            UNTIL_SHUTDOWN => quiet(),
+            FIRST => server.command(&first),
+            SERVICE => quiet(),
             way => stage.part(&server, &[WORKER, way]),
         })?;
         let mut staying = [start(quiet())?, start(quiet())?];
@@ -160,11 +161,10 @@ fn losses(stage: &Stage, network: &str, delay: Duration) -> Result<Table> {
         server.monitor_until("/varz", |varz| {
             varz["in_msgs"].as_u64() > Some(u64::from(STOPPED / 4))
         })?;
-        let mut handled = if WAYS[way] == KILL {
-            ending.kill()?;
-            f64::from(u32::try_from(ending.wait()?.stdout.len())?) - 1.0
-        } else {
-            stop(&mut ending)?.0
+        let mut handled = match WAYS[way] {
+            KILL => printed_until(&mut ending, Signal::KILL)?,
+            FIRST => printed_until(&mut ending, Signal::INT)?,
+            _ => stop(&mut ending)?.0,
         };
         publishing.wait()?;
         for worker in &mut staying {
@@ -173,6 +173,14 @@ fn losses(stage: &Stage, network: &str, delay: Duration) -> Result<Table> {
         Ok(vec![f64::from(STOPPED) - handled])
     })?;
     Ok(table(&title, "lost", &WAYS, &samples))
+}
+
+/// Ends a worker by a signal that it does not handle: how many messages it has printed.
+fn printed_until(worker: &mut Program, signal: Signal) -> Result<f64> {
+    worker.signal(signal)?;
+    let printed = worker.wait()?.stdout.len();
+    // The first line says that it is ready.
+    Ok(f64::from(u32::try_from(printed)?) - 1.0)
 }
 
 fn table(title: &str, column: &str, names: &[&str], samples: &[Vec<Vec<f64>>]) -> Table {
@@ -194,10 +202,7 @@ fn start(command: &mut Command) -> Result<Program> {
 fn stop(worker: &mut Program) -> Result<(f64, f64)> {
     let ended = worker.stop()?;
     let last = ended.stdout.last().context("nothing was printed")?;
-    Ok((
-        figure(last, ": ", " messages")?,
-        figure(last, " in ", " s (")?,
-    ))
+    Ok((figure(last, ": ", " messages")?, figure(last, " in ", " s (")?))
 }
 
 /// The parts of this experiment: the same as its programs, with the bare client library.
@@ -232,18 +237,17 @@ async fn worker(way: &str) -> Result<()> {
     let mut logs = client.queue_subscribe(SUBJECT, QUEUE_GROUP.into()).await?;
     client.flush().await?;
     writeln!(stdout(), "waiting")?;
+    let mut terminated = pin!(terminated().fuse());
     let mut handled = 0;
     let (mut first, mut elapsed) = (None, Duration::ZERO);
-    let mut stopped = false;
     loop {
         let log = tokio::select! {
             log = logs.next() => log,
-            () = common::shutdown(), if !stopped => {
-                stopped = true;
+            result = &mut terminated => {
+                result?;
                 match way {
-                    "drain" | "slow" => logs.drain().await?,
-                    "unsubscribe" => logs.unsubscribe().await?,
-                    _ => break,
+                    DRAIN => logs.drain().await?,
+                    _ => logs.unsubscribe().await?,
                 }
                 continue;
             }
@@ -251,9 +255,6 @@ async fn worker(way: &str) -> Result<()> {
         let Some(log) = log else { break };
         let first = *first.get_or_insert_with(Instant::now);
         serde_json::from_slice::<LogEntry>(&log.payload)?;
-        if way == "slow" {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
         handled += 1;
         elapsed = first.elapsed();
     }

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use clap::Parser;
 use common::payload::{self, LogEntry};
 use common::{CancellationToken, Output, Tally};
@@ -87,12 +87,15 @@ async fn work(args: Args, stop: CancellationToken) -> Result<()> {
     }
 
     let received = nats.statistics().in_messages.load(Ordering::Relaxed);
-    let handled = tally.count() + skipped + nats.echoes_received();
-    let dropped = received.saturating_sub(handled);
+    let left = nats.undrained();
+    let taken = tally.count() + skipped + nats.echoes_received();
+    let dropped = received.saturating_sub(taken + left);
     if dropped > 0 && args.limit.is_none() {
         tracing::warn!("{dropped} messages were dropped");
     }
     out.line(format_args!("{name}: {}", tally.summary("messages"))).await?;
     out.flush().await?;
-    nats.permitted()
+    nats.permitted()?;
+    ensure!(left == 0, "{left} messages are lost: after the stop there was no time to handle them");
+    Ok(())
 }
