@@ -40,8 +40,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis();
         let reading =
             json!({"sensor_id": "sensor-1", "seq": seq, "celsius": celsius, "timestamp_ms": now});
-        mqtt.publish("device/temp", QoS::AtLeastOnce, false, reading.to_string())
-            .await?;
+        mqtt.publish("device/temp", QoS::AtLeastOnce, false, reading.to_string()).await?;
         writeln!(stdout(), "sensor-1 #{seq}: {celsius:.1} °C")?;
         sleep(Duration::from_secs(1)).await;
     }

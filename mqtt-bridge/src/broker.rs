@@ -1,4 +1,4 @@
-//! Where the MQTT broker is, and who we are there.
+//! The flags that say where the MQTT broker is, and how to log in.
 
 use anyhow::{Context, Result, bail};
 use percent_encoding::percent_decode_str;
@@ -30,24 +30,19 @@ pub struct MqttArgs {
 }
 
 impl MqttArgs {
-    /// The client library's options for a client of this id, and the broker's address without
-    /// user and password, to be shown.
+    /// Returns the client library's options for a client with this id.
     ///
     /// # Errors
     ///
-    /// Where the address is malformed; without repeating it, as it may hold a password.
-    pub fn options(&self, client_id: &str) -> Result<(MqttOptions, String)> {
-        // An environment variable that is set and empty says nothing.
+    /// If the address is malformed. The error does not repeat it, as it may contain a password.
+    pub fn options(&self, client_id: &str) -> Result<MqttOptions> {
+        // An environment variable that is set and empty counts as not set.
         let given = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
         let text = match self.broker.trim() {
             "" => DEFAULT_BROKER,
             text => text,
         };
-        let text = if text.contains("://") {
-            text.to_owned()
-        } else {
-            format!("mqtt://{text}")
-        };
+        let text = if text.contains("://") { text.to_owned() } else { format!("mqtt://{text}") };
         let url = Url::parse(&text)
             .map_err(|error| anyhow::anyhow!("malformed broker URL: {error}; {EXPECTED}"))?;
         match url.scheme() {
@@ -64,10 +59,12 @@ impl MqttArgs {
         }
         let port = url.port().unwrap_or(1883);
         let mut options = MqttOptions::new(client_id, host, port);
+        // The broker has a limit for what it delivers. A lower one here would cut the connection, get
+        // the same message again, and so on for ever.
+        options.set_max_packet_size(usize::MAX, usize::MAX);
         let decode = |text: &str| {
             let text = percent_decode_str(text).decode_utf8();
-            text.map(String::from)
-                .context("malformed broker URL: user or password is not UTF-8")
+            text.map(String::from).context("malformed broker URL: user or password is not UTF-8")
         };
         let user = match url.username() {
             "" => given(&self.user),
@@ -84,11 +81,11 @@ impl MqttArgs {
             (None, Some(_)) => bail!("a password without a user: give one with --user"),
             (None, None) => {}
         }
-        Ok((options, format!("mqtt://{host}:{port}")))
+        Ok(options)
     }
 }
 
-/// Why there is no connection, and what to do about it.
+/// Says why there is no connection, and what to do about it.
 #[must_use]
 pub fn explain(error: &ConnectionError) -> String {
     use ConnectReturnCode::{BadUserNamePassword, NotAuthorized};
@@ -133,17 +130,13 @@ mod tests {
             ("localhost:1883", "localhost", 1883),
             ("", "localhost", 1883),
         ] {
-            let (options, shown) = args(text).options("id")?;
+            let options = args(text).options("id")?;
             assert_eq!(options.broker_address(), (host.into(), port), "{text}");
-            assert_eq!(shown, format!("mqtt://{host}:{port}"));
         }
-        let login = args("mqtt://me:p%40ss@localhost")
-            .options("id")?
-            .0
-            .credentials();
+        let login = args("mqtt://me:p%40ss@localhost").options("id")?.credentials();
         let login = login.context("no credentials")?;
         assert_eq!((&*login.username, &*login.password), ("me", "p@ss"));
-        let login = args("mqtt://localhost").options("id")?.0.credentials();
+        let login = args("mqtt://localhost").options("id")?.credentials();
         let login = login.context("no credentials")?;
         assert_eq!((&*login.username, &*login.password), ("flag", "secret"));
         Ok(())
@@ -158,14 +151,8 @@ mod tests {
             "mqtt://me:hidden@localhost:port",
             "mqtt://me:hidden@localhost/topic",
         ] {
-            let error = args(text)
-                .options("id")
-                .err()
-                .map(|error| format!("{error:#}"));
-            assert!(
-                error.is_some_and(|error| !error.contains("hidden")),
-                "{text}"
-            );
+            let error = args(text).options("id").err().map(|error| format!("{error:#}"));
+            assert!(error.is_some_and(|error| !error.contains("hidden")), "{text}");
         }
     }
 }

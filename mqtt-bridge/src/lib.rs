@@ -1,12 +1,15 @@
-//! What the programs of this experiment agree on, and what would distract from their lesson.
+//! What the programs of this experiment share, and machinery that is not the lesson.
 
+mod acknowledge;
 mod broker;
 mod outbox;
-mod pace;
-mod recall;
 mod reconnect;
+mod recorded;
+mod rumqttc_internals;
 mod session;
+mod stream;
 mod thermometer;
+mod ticker;
 
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -15,29 +18,31 @@ use anyhow::{Context, Result, ensure};
 use common::payload;
 pub use common::payload::{DeviceCommand, Reading};
 
+pub use acknowledge::Acknowledgements;
 pub use broker::MqttArgs;
-pub use outbox::Outbox;
-pub use pace::Pace;
-pub use recall::recall;
-pub use session::Session;
-pub use thermometer::celsius;
 
-/// Where readings go, as MQTT says it …
+pub use recorded::recorded_before;
+pub use session::{Event, Session, retained};
+pub use stream::open_stream;
+pub use thermometer::measure;
+pub use ticker::Ticker;
+
+/// The MQTT topic of the readings …
 pub const TOPIC: &str = "device/temp";
-/// … and as NATS says it: the server makes `.` of `/`.
+/// … and the NATS subject that nats-server makes of it.
 pub const SUBJECT: &str = "device.temp";
 
-/// The pauses between two readings that a command may ask for. A device is far away, and what was
-/// a typing error must not make it flood the network, or fall silent for good.
+/// The intervals that a command may set. A device is far away: a typing error must not make it flood
+/// the network, or silence it for good.
 const INTERVALS: RangeInclusive<Duration> =
     Duration::from_millis(1)..=Duration::from_secs(24 * 60 * 60);
 
-/// Checks a sensor's id. It becomes part of topics and of subjects, where dots, slashes, spaces and
-/// wildcards mean something, and something else on either side of the bridge.
+/// Parses a sensor's id. It becomes a part of topics and subjects, so characters that mean something
+/// in one of them are refused: dots, slashes, spaces, wildcards.
 ///
 /// # Errors
 ///
-/// Where it is not `[A-Za-z0-9_-]{1,64}`.
+/// If it is not `[A-Za-z0-9_-]{1,64}`.
 pub fn sensor_id(text: &str) -> Result<String> {
     let allowed = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'_' | b'-');
     ensure!(
@@ -47,59 +52,49 @@ pub fn sensor_id(text: &str) -> Result<String> {
     Ok(text.to_owned())
 }
 
-/// Parses a reading. Everybody who may publish on the subject can send anything there.
+/// Parses a reading. Any program with permission for the subject can publish anything there.
 ///
 /// # Errors
 ///
-/// Where it is no reading.
+/// If it is not a reading.
 pub fn reading(payload: &[u8]) -> Result<Reading> {
     let reading: Reading = payload::parse(payload)?;
     sensor_id(&reading.sensor_id).context("invalid sensor_id")?;
     Ok(reading)
 }
 
-/// A reading as the programs show it.
+/// The line that the programs print for a reading.
 #[must_use]
 pub fn line(reading: &Reading) -> String {
-    let Reading {
-        sensor_id,
-        seq,
-        celsius,
-        ..
-    } = reading;
+    let Reading { sensor_id, seq, celsius, .. } = reading;
     format!("{sensor_id} #{seq}: {celsius:.1} °C")
 }
 
-/// What a reading is known by: who measured, which one, and when. A sensor that is started again
-/// counts from 1 again, at another time.
-pub type Name = (String, u64, u64);
+/// Identifies a reading: sensor, number and time. A sensor that is started again counts from 1
+/// again, at another time.
+pub type ReadingId = (String, u64, u64);
 
-/// What this reading is known by.
+/// Returns the id of a reading.
 #[must_use]
-pub fn name(reading: &Reading) -> Name {
-    let Reading {
-        sensor_id,
-        seq,
-        timestamp_ms,
-        ..
-    } = reading;
+pub fn reading_id(reading: &Reading) -> ReadingId {
+    let Reading { sensor_id, seq, timestamp_ms, .. } = reading;
     (sensor_id.clone(), *seq, *timestamp_ms)
 }
 
-/// Parses a pause between two readings, for [`DeviceCommand`].
+/// Parses an interval between two readings, for [`DeviceCommand`].
 ///
 /// # Errors
 ///
-/// Where it is no duration, or not one between 1 ms and 24 h.
+/// If it is not a duration between 1 ms and 24 h.
 pub fn interval(text: &str) -> Result<Duration> {
     in_bounds(humantime::parse_duration(text)?)
 }
 
-/// The new pause that a command asks a sensor for.
+/// Parses a command, and returns the interval that it sets.
 ///
 /// # Errors
 ///
-/// Where it is no command, or asks for none between 1 ms and 24 h.
+/// If it is not a command, or the interval is not between 1 ms and 24 h.
 pub fn command(payload: &[u8]) -> Result<Duration> {
     let command: DeviceCommand = payload::parse(payload)?;
     in_bounds(Duration::from_millis(command.interval_ms))
@@ -124,24 +119,13 @@ mod tests {
         for id in ["sensor-1", "A_9", "-", &"x".repeat(64)] {
             assert!(sensor_id(id).is_ok(), "{id}");
         }
-        for id in [
-            "",
-            "a/b",
-            "a.b",
-            "a b",
-            "a*",
-            "a>",
-            "a+",
-            "#",
-            "é",
-            &"x".repeat(65),
-        ] {
+        for id in ["", "a/b", "a.b", "a b", "a*", "a>", "a+", "#", "é", &"x".repeat(65)] {
             assert!(sensor_id(id).is_err(), "{id}");
         }
     }
 
     #[test]
-    fn what_is_no_reading_is_recognised() {
+    fn a_payload_that_is_not_a_reading_is_refused() {
         let with = |id: &str| {
             format!(r#"{{"sensor_id":"{id}","seq":1,"celsius":21.5,"timestamp_ms":1790000000000}}"#)
         };
@@ -161,13 +145,7 @@ mod tests {
     fn a_command_is_obeyed_within_bounds() {
         let half_a_second = command(br#"{"interval_ms": 500}"#).ok();
         assert_eq!(half_a_second, Some(Duration::from_millis(500)));
-        for text in [
-            "",
-            "500",
-            "[500]",
-            r#"{"interval_ms": 0}"#,
-            r#"{"interval_ms": -1}"#,
-        ] {
+        for text in ["", "500", "[500]", r#"{"interval_ms": 0}"#, r#"{"interval_ms": -1}"#] {
             assert!(command(text.as_bytes()).is_err(), "{text}");
         }
         assert!(command(format!(r#"{{"interval_ms": {}}}"#, u64::MAX).as_bytes()).is_err());

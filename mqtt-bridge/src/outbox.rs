@@ -5,87 +5,102 @@ use std::time::{Duration, Instant};
 
 use crate::Reading;
 
-/// A reading is kept for this long after the broker has acknowledged it.
-///
-/// PUBACK does not wait for a stream that captures the subject. A broker that dies right after it
-/// takes with it what it has acknowledged and not stored; a busy one was seen to need ten
-/// milliseconds.
-const KEEP: Duration = Duration::from_millis(500);
-/// And no more than so many.
-const KEEP_AT_MOST: usize = 10_000;
+/// At most so many acknowledged readings are kept to be sent again.
+const MAX_ACKNOWLEDGED: usize = 10_000;
 
-/// What a sensor has to send and wants acknowledged, in the order in which it is sent and
-/// acknowledged.
-#[derive(Debug, Default)]
+/// The readings of a sensor from being measured until it can forget them, in the order in which they
+/// are sent and acknowledged.
+///
+/// A sensor cannot forget a reading at its PUBACK. The broker acknowledges before a stream that
+/// captures the subject has stored the reading: a busy one was seen to need ten milliseconds. If it
+/// dies in between, the reading is lost although it was acknowledged. So the readings acknowledged
+/// last are kept, and sent again on the next connection.
+#[derive(Debug)]
 pub struct Outbox {
+    max_in_flight: usize,
+    keep_acknowledged: Duration,
     /// Not acknowledged on this connection.
     waiting: VecDeque<Reading>,
-    /// How many of these, the first ones, were sent on this connection.
-    sent: usize,
-    /// How many of these, the first ones, were acknowledged on a connection before.
-    again: usize,
-    /// Acknowledged a moment ago.
-    kept: VecDeque<(Instant, Reading)>,
+    /// How many of `waiting`, from the front, were sent on this connection.
+    in_flight: usize,
+    /// How many of `waiting`, from the front, were acknowledged on an earlier connection.
+    repeated: usize,
+    /// Acknowledged last, and when.
+    acknowledged: VecDeque<(Instant, Reading)>,
 }
 
 impl Outbox {
-    /// Adds readings.
-    pub fn extend(&mut self, readings: impl IntoIterator<Item = Reading>) {
-        self.waiting.extend(readings);
-    }
-
-    /// How many are not acknowledged.
+    /// An empty outbox. At most `max_in_flight` readings are sent and not acknowledged. A reading is
+    /// kept until an acknowledgement comes that is later than its own by more than
+    /// `keep_acknowledged`: the broker was alive so long after it.
     #[must_use]
-    pub fn len(&self) -> usize {
-        self.waiting.len()
+    pub fn new(max_in_flight: usize, keep_acknowledged: Duration) -> Self {
+        Self {
+            max_in_flight,
+            keep_acknowledged,
+            waiting: VecDeque::new(),
+            in_flight: 0,
+            repeated: 0,
+            acknowledged: VecDeque::new(),
+        }
     }
 
-    /// Whether all are acknowledged.
+    /// How many readings can be added and sent at once.
+    #[must_use]
+    pub fn room(&self) -> usize {
+        self.max_in_flight.saturating_sub(self.waiting.len())
+    }
+
+    /// Whether all readings are acknowledged on this connection.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.waiting.is_empty()
     }
 
-    /// How many were never acknowledged.
+    /// How many readings were never acknowledged.
     #[must_use]
     pub fn unacknowledged(&self) -> usize {
-        self.waiting.len() - self.again
+        self.waiting.len() - self.repeated
     }
 
-    /// What is to be sent now, where no more than `in_flight` are to be on their way: all of it
-    /// counts as sent.
-    pub fn send(&mut self, in_flight: usize) -> impl Iterator<Item = &Reading> {
-        let before = self.sent;
-        self.sent = self.waiting.len().min(in_flight).max(before);
-        self.waiting.range(before..self.sent)
+    /// Adds readings.
+    pub fn extend(&mut self, readings: impl IntoIterator<Item = Reading>) {
+        self.waiting.extend(readings);
     }
 
-    /// The oldest one is acknowledged: says which, where it is for the first time.
+    /// Returns the readings to send now. They count as in flight from then on.
+    pub fn send(&mut self) -> impl Iterator<Item = &Reading> {
+        let before = self.in_flight;
+        self.in_flight = self.waiting.len().min(self.max_in_flight).max(before);
+        self.waiting.range(before..self.in_flight)
+    }
+
+    /// Notes that the oldest reading in flight is acknowledged. Returns it if that is its first
+    /// acknowledgement.
     pub fn acknowledge(&mut self, now: Instant) -> Option<&Reading> {
         let reading = self.waiting.pop_front()?;
-        let is_first = self.again == 0;
-        self.sent = self.sent.saturating_sub(1);
-        self.again = self.again.saturating_sub(1);
-        while self.kept.len() >= KEEP_AT_MOST
-            || (self.kept.front()).is_some_and(|(since, _)| now.duration_since(*since) > KEEP)
+        let is_first = self.repeated == 0;
+        self.in_flight = self.in_flight.saturating_sub(1);
+        self.repeated = self.repeated.saturating_sub(1);
+        let is_old = |since: Instant| now.duration_since(since) > self.keep_acknowledged;
+        while self.acknowledged.len() >= MAX_ACKNOWLEDGED
+            || (self.acknowledged.front()).is_some_and(|(since, _)| is_old(*since))
         {
-            self.kept.pop_front();
+            self.acknowledged.pop_front();
         }
-        self.kept.push_back((now, reading));
-        let (_, reading) = self.kept.back()?;
+        self.acknowledged.push_back((now, reading));
+        let (_, reading) = self.acknowledged.back()?;
         is_first.then_some(reading)
     }
 
-    /// There is another connection: nothing was sent on it, and what was acknowledged just before
-    /// the last one broke has to be sent again, too.
-    pub fn start_over(&mut self, now: Instant) {
-        for (since, reading) in self.kept.drain(..).rev() {
-            if now.duration_since(since) <= KEEP {
-                self.waiting.push_front(reading);
-                self.again += 1;
-            }
+    /// Notes that there is a new connection, and nothing was sent on it yet. The readings
+    /// acknowledged last are sent again, first of all.
+    pub fn reconnected(&mut self) {
+        self.repeated += self.acknowledged.len();
+        for (_, reading) in self.acknowledged.drain(..).rev() {
+            self.waiting.push_front(reading);
         }
-        self.sent = 0;
+        self.in_flight = 0;
     }
 }
 
@@ -93,8 +108,10 @@ impl Outbox {
 mod tests {
     use super::*;
 
-    fn outbox(seqs: impl IntoIterator<Item = u64>) -> Outbox {
-        let mut outbox = Outbox::default();
+    const KEEP: Duration = Duration::from_millis(500);
+
+    fn outbox(max_in_flight: usize, seqs: impl IntoIterator<Item = u64>) -> Outbox {
+        let mut outbox = Outbox::new(max_in_flight, KEEP);
         outbox.extend(seqs.into_iter().map(|seq| Reading {
             sensor_id: "a".into(),
             seq,
@@ -104,8 +121,8 @@ mod tests {
         outbox
     }
 
-    fn sent(outbox: &mut Outbox, in_flight: usize) -> Vec<u64> {
-        outbox.send(in_flight).map(|reading| reading.seq).collect()
+    fn sent(outbox: &mut Outbox) -> Vec<u64> {
+        outbox.send().map(|reading| reading.seq).collect()
     }
 
     fn acknowledged(outbox: &mut Outbox, now: Instant) -> Option<u64> {
@@ -113,47 +130,51 @@ mod tests {
     }
 
     #[test]
-    fn no_more_are_on_their_way_than_may_be() {
-        let mut outbox = outbox(1..=5);
+    fn readings_in_flight_are_bounded() {
+        let mut outbox = outbox(3, 1..=5);
         let now = Instant::now();
-        assert_eq!(sent(&mut outbox, 3), [1, 2, 3]);
-        assert_eq!(sent(&mut outbox, 3), [0; 0]);
+        assert_eq!(outbox.room(), 0);
+        assert_eq!(sent(&mut outbox), [1, 2, 3]);
+        assert_eq!(sent(&mut outbox), [0; 0]);
         assert_eq!(acknowledged(&mut outbox, now), Some(1));
-        assert_eq!(sent(&mut outbox, 3), [4]);
-        assert_eq!(sent(&mut outbox, 10), [5]);
+        assert_eq!(sent(&mut outbox), [4]);
+        assert_eq!(acknowledged(&mut outbox, now), Some(2));
+        assert_eq!(acknowledged(&mut outbox, now), Some(3));
+        assert_eq!(outbox.room(), 1);
     }
 
     #[test]
-    fn what_was_acknowledged_just_before_the_loss_is_sent_again() {
-        let mut outbox = outbox(1..=5);
+    fn readings_acknowledged_just_before_the_connection_broke_are_sent_again() {
+        let mut outbox = outbox(10, 1..=5);
         let start = Instant::now();
-        assert_eq!(sent(&mut outbox, 10).len(), 5);
+        assert_eq!(sent(&mut outbox).len(), 5);
         assert_eq!(acknowledged(&mut outbox, start), Some(1));
-        let later = start + KEEP;
+        let later = start + KEEP * 2;
         assert_eq!(acknowledged(&mut outbox, later), Some(2));
         assert_eq!(acknowledged(&mut outbox, later), Some(3));
-        outbox.start_over(later + KEEP / 2);
-        assert_eq!((outbox.len(), outbox.unacknowledged()), (4, 2));
-        assert_eq!(sent(&mut outbox, 10), [2, 3, 4, 5]);
+        outbox.reconnected();
+        assert_eq!(outbox.unacknowledged(), 2);
+        assert_eq!(sent(&mut outbox), [2, 3, 4, 5]);
         // Once more, in the middle of it.
         assert_eq!(acknowledged(&mut outbox, later + KEEP), None);
-        outbox.start_over(later + KEEP);
-        assert_eq!(sent(&mut outbox, 10), [2, 3, 4, 5]);
+        outbox.reconnected();
+        assert_eq!(sent(&mut outbox), [2, 3, 4, 5]);
         assert_eq!(outbox.unacknowledged(), 2);
-        // An acknowledgement is told once.
-        let told = [(); 4].map(|()| acknowledged(&mut outbox, later + KEEP));
-        assert_eq!(told, [None, None, Some(4), Some(5)]);
+        // Only the first acknowledgement of a reading is reported.
+        let reported = [(); 4].map(|()| acknowledged(&mut outbox, later + KEEP));
+        assert_eq!(reported, [None, None, Some(4), Some(5)]);
         assert!(outbox.is_empty() && outbox.acknowledge(later).is_none());
     }
 
     #[test]
     fn the_memory_is_bounded() {
-        let many = 3 * KEEP_AT_MOST as u64;
-        let mut outbox = outbox(1..=many);
+        let many = 3 * MAX_ACKNOWLEDGED as u64;
+        let mut outbox = outbox(MAX_ACKNOWLEDGED, 1..=many);
         let now = Instant::now();
         while outbox.acknowledge(now).is_some() {}
-        outbox.start_over(now);
-        assert_eq!(outbox.len(), KEEP_AT_MOST);
-        assert_eq!(sent(&mut outbox, KEEP_AT_MOST).last(), Some(&many));
+        outbox.reconnected();
+        assert_eq!(outbox.unacknowledged(), 0);
+        let seqs = sent(&mut outbox);
+        assert_eq!((seqs.len(), seqs.last()), (MAX_ACKNOWLEDGED, Some(&many)));
     }
 }

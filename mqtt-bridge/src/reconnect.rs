@@ -6,23 +6,25 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use rumqttc::ConnectionError;
 
-/// Pauses between attempts grow from the first to the second of these.
+/// Pauses between attempts to reconnect grow from the first to the second of these.
 const RETRY: [Duration; 2] = [Duration::from_millis(20), Duration::from_millis(500)];
-/// So many connections in a row, each ended by the broker within so short a time, are no accident.
-const CUT_OFF: (u32, Duration) = (3, Duration::from_secs(3));
+/// The client gives up after this many connections in a row that the broker ended …
+const MAX_SHORT: u32 = 3;
+/// … within this time after they were made.
+const SHORT: Duration = Duration::from_secs(3);
 
-/// How the connections of a client went so far.
+/// The history of a client's connections.
 #[derive(Debug, Default)]
 pub struct Reconnect {
     since: Option<Instant>,
     /// Failed attempts since the last connection.
     attempts: u32,
-    /// Connections that ended right after they were made.
-    cut_off: u32,
+    /// Short connections in a row.
+    short: u32,
 }
 
 impl Reconnect {
-    /// There is a connection.
+    /// Notes that there is a connection.
     pub fn connected(&mut self, now: Instant) {
         self.since = Some(now);
         self.attempts = 0;
@@ -34,26 +36,27 @@ impl Reconnect {
         self.since.is_some()
     }
 
-    /// The connection was lost, or an attempt to connect failed: says how long to wait now.
+    /// Notes that the connection was lost, or an attempt to connect failed. Returns the pause before
+    /// the next attempt.
     ///
     /// # Errors
     ///
-    /// Where the broker throws us out again and again: of two clients with one id, each throws out
-    /// the other when it connects.
+    /// If the broker ends one connection after the other: when a client connects, the broker
+    /// disconnects another one with the same id.
     pub fn failed(&mut self, error: &ConnectionError, now: Instant) -> Result<Duration> {
         match self.since.take() {
-            Some(since) if now.duration_since(since) < CUT_OFF.1 => self.cut_off += 1,
-            Some(_) => self.cut_off = 0,
-            // A broker that was away did not throw us out. (nats-server lets the losers of such a
-            // fight wait for a second, and then hangs up on them.)
-            None if is_away(error) => self.cut_off = 0,
+            Some(since) if now.duration_since(since) < SHORT => self.short += 1,
+            Some(_) => self.short = 0,
+            // A broker that was away has not disconnected this client because of its id. (In such a
+            // fight nats-server lets the loser wait for a second, and then closes its connection.)
+            None if is_away(error) => self.short = 0,
             None => {}
         }
         ensure!(
-            self.cut_off < CUT_OFF.0,
+            self.short < MAX_SHORT,
             "ended {} connections right after they were made: \
              does another sensor use the id of this one? give each its own with --id",
-            self.cut_off
+            self.short
         );
         let delay = delay(self.attempts);
         self.attempts = self.attempts.saturating_add(1);
@@ -61,7 +64,7 @@ impl Reconnect {
     }
 }
 
-/// Whether nobody was there to connect to.
+/// Whether nothing listened at the broker's address.
 fn is_away(error: &ConnectionError) -> bool {
     match error {
         ConnectionError::Io(error) => error.kind() == ErrorKind::ConnectionRefused,
@@ -69,13 +72,11 @@ fn is_away(error: &ConnectionError) -> bool {
     }
 }
 
-/// Doubles from attempt to attempt, up to a limit. A part of it is chance: a thousand sensors that
-/// lost the same broker do not all come back at the same moment.
+/// The pause before an attempt: doubles each time, up to a limit, with a random part. A thousand
+/// sensors that lost the same broker do not all reconnect at the same moment.
 fn delay(attempts: u32) -> Duration {
     let [first, last] = RETRY;
-    let delay = first
-        .saturating_mul(2_u32.saturating_pow(attempts))
-        .min(last);
+    let delay = first.saturating_mul(2_u32.saturating_pow(attempts)).min(last);
     delay.mul_f64(rand::random_range(0.5..=1.0))
 }
 
@@ -93,25 +94,25 @@ mod tests {
     }
 
     #[test]
-    fn who_is_thrown_out_again_and_again_gives_in() {
+    fn a_client_that_is_disconnected_again_and_again_gives_up() {
         let now = Instant::now();
         let away = ConnectionError::Io(ErrorKind::ConnectionRefused.into());
-        let thrown_out = ConnectionError::Io(ErrorKind::ConnectionAborted.into());
+        let aborted = ConnectionError::Io(ErrorKind::ConnectionAborted.into());
         let lasted = |reconnect: &mut Reconnect, time: Duration| {
             reconnect.connected(now);
-            reconnect.failed(&thrown_out, now + time).is_ok()
+            reconnect.failed(&aborted, now + time).is_ok()
         };
         let mut reconnect = Reconnect::default();
         let moment = Duration::from_millis(10);
         assert!(lasted(&mut reconnect, moment) && lasted(&mut reconnect, moment));
         assert!(!lasted(&mut reconnect, moment));
-        // Neither a broker that is restarted often, nor connections that last.
+        // Not if the broker is restarted often, or connections last.
         let mut reconnect = Reconnect::default();
         for _ in 0..10 {
             assert!(lasted(&mut reconnect, moment) && lasted(&mut reconnect, moment));
             assert!(reconnect.failed(&away, now).is_ok());
             assert!(lasted(&mut reconnect, moment) && lasted(&mut reconnect, moment));
-            assert!(lasted(&mut reconnect, CUT_OFF.1));
+            assert!(lasted(&mut reconnect, SHORT));
         }
     }
 }

@@ -1,165 +1,245 @@
-//! A connection to an MQTT broker that is made again when it is lost.
+//! A device's session with its MQTT broker, across connections: what is not acknowledged is sent again.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use rumqttc::{
-    ConnectionError, Disconnect, Event, EventLoop, MqttOptions, MqttState, Packet, Request,
+    ConnectionError, Disconnect, MqttOptions, Packet, Publish, QoS, Request, Subscribe,
+    SubscribeReasonCode,
 };
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until};
 
 use crate::broker::explain;
+use crate::outbox::Outbox;
 use crate::reconnect::Reconnect;
+use crate::rumqttc_internals::Connection;
+use crate::{Reading, TOPIC};
 
-/// One attempt to connect, and how long a broker may take to read what is written to it.
-const TIMEOUT: Duration = Duration::from_secs(2);
+/// What a session tells its program.
+#[derive(Debug)]
+pub enum Event {
+    /// There is a connection again, and room for readings.
+    Connected,
+    /// With QoS 1, the broker has acknowledged these readings for the first time, and there is room
+    /// for others. With QoS 0, they were sent, which proves nothing.
+    Sent(Vec<Reading>),
+    /// A message on the topic that the session subscribes to.
+    Message(Publish),
+}
 
-/// The client library's event loop, with two things of its own.
-///
-/// - It reconnects, and says so: see [`next`](Session::next).
-/// - [`send`](Session::send) writes packets past the library's queue. The queue costs a system call
-///   for each packet, and a reconnect throws away what is in it where the broker does not know our
-///   session any more, which is when it is needed most. Here nothing is sent again unless the
-///   program does it.
+/// A session with an MQTT broker. It reconnects until it is dropped, and says on stderr that it lost
+/// and regained the connection, once each.
 pub struct Session {
-    eventloop: EventLoop,
+    connection: Connection,
     url: String,
+    presence: Publish,
+    commands: String,
     reconnect: Reconnect,
     /// When to connect again.
-    pause: Instant,
-    is_first: bool,
-    is_refused: bool,
+    retry_at: Instant,
+    was_connected: bool,
+    was_refused: bool,
+    /// The broker has handled what is sent first on each connection.
+    is_ready: bool,
+    outbox: Outbox,
+    events: VecDeque<Event>,
 }
 
 impl Session {
-    /// A session that is not connected yet. `url` is the broker's address as it may be shown.
-    #[must_use]
-    pub fn new(options: MqttOptions, url: String) -> Self {
-        let mut eventloop = EventLoop::new(options, 1);
-        eventloop
-            .network_options
-            .set_connection_timeout(TIMEOUT.as_secs())
-            .set_tcp_nodelay(true);
-        Self {
-            eventloop,
-            url,
+    /// Connects, and waits until the broker has handled this, which the session repeats on each
+    /// connection: it publishes `presence`, as the last will may have said something else, and
+    /// subscribes to `commands`, as the broker may have forgotten the session.
+    ///
+    /// A reading of QoS 1 is kept for `keep_acknowledged` after its acknowledgement, to be sent again
+    /// if the connection breaks: see [`Outbox`].
+    ///
+    /// # Errors
+    ///
+    /// If there is no connection, or the broker denies the subscription.
+    pub async fn connect(
+        options: MqttOptions,
+        presence: Publish,
+        commands: String,
+        keep_acknowledged: Duration,
+    ) -> Result<Self> {
+        let (host, port) = options.broker_address();
+        let outbox = Outbox::new(options.inflight().into(), keep_acknowledged);
+        let mut session = Self {
+            connection: Connection::new(options),
+            url: format!("mqtt://{host}:{port}"),
+            presence,
+            commands,
             reconnect: Reconnect::default(),
-            pause: Instant::now(),
-            is_first: true,
-            is_refused: false,
+            retry_at: Instant::now(),
+            was_connected: false,
+            was_refused: false,
+            is_ready: false,
+            outbox,
+            events: VecDeque::new(),
+        };
+        while !session.is_ready {
+            session.poll().await?;
         }
+        Ok(session)
     }
 
-    /// The next packet from the broker, a `ConnAck` for each connection that is made; none when
-    /// the connection was lost.
-    ///
-    /// On a connection it can be cancelled and nothing is lost; cancelled while there is none, it
-    /// begins to connect anew.
+    /// The next event. Cancel safe.
     ///
     /// # Errors
     ///
-    /// Where there is no broker from the start, or one that throws us out again and again.
-    pub async fn next(&mut self) -> Result<Option<Packet>> {
+    /// If the broker denies the subscription on a new connection, or it ends one connection after the
+    /// other right after the start.
+    pub async fn next(&mut self) -> Result<Event> {
         loop {
-            let was_connected = self.reconnect.is_connected();
-            let event = if was_connected && self.eventloop.network.is_none() {
-                Err(ConnectionError::FlushTimeout) // `send` has given it up
-            } else {
-                if !was_connected {
-                    sleep_until(self.pause).await;
-                }
-                self.eventloop.poll().await
-            };
-            let error = match event {
-                Ok(Event::Incoming(packet)) => {
-                    if matches!(packet, Packet::ConnAck(_)) {
-                        self.connected();
-                    }
-                    return Ok(Some(packet));
-                }
-                Ok(Event::Outgoing(_)) => continue,
-                Err(error) => error,
-            };
-            let url = &self.url;
-            if self.is_first {
-                bail!("cannot connect to {url}: {}", explain(&error));
+            if let Some(event) = self.events.pop_front() {
+                return Ok(event);
             }
-            let now = Instant::now();
-            let pause = self.reconnect.failed(&error, now.into());
-            self.pause = now + pause.with_context(|| url.clone())?;
-            if was_connected {
-                tracing::warn!("lost the connection to {url}, reconnecting");
-                self.eventloop.pending.clear();
-                let inflight = self.eventloop.mqtt_options.inflight();
-                self.eventloop.state = MqttState::new(inflight, false);
-                return Ok(None);
-            }
-            match error {
-                // It may be let in again: somebody is changing the passwords, perhaps.
-                ConnectionError::ConnectionRefused(_) if !self.is_refused => {
-                    self.is_refused = true;
-                    tracing::warn!("{url}: {}", explain(&error));
-                }
-                error => tracing::debug!("{error}"),
-            }
+            self.poll().await?;
         }
     }
 
-    fn connected(&mut self) {
-        if !self.is_first {
-            tracing::info!("connected to {} again", self.url);
-        }
-        (self.is_first, self.is_refused) = (false, false);
-        self.reconnect.connected(Instant::now().into());
-    }
-
-    /// The broker's address, without user and password.
+    /// How many readings can be published now. None without a connection: a thermometer has no use
+    /// for readings that wait.
     #[must_use]
-    pub fn url(&self) -> &str {
-        &self.url
+    pub fn room(&self) -> usize {
+        if self.is_ready { self.outbox.room() } else { 0 }
     }
 
-    /// Writes packets, many of them with one system call. Where the connection is lost meanwhile,
-    /// [`next`](Session::next) says so, and they are lost as well.
+    /// Whether all readings of QoS 1 are acknowledged, and all events are taken.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.outbox.is_empty() && self.events.is_empty()
+    }
+
+    /// How many readings of QoS 1 were never acknowledged.
+    #[must_use]
+    pub fn unacknowledged(&self) -> usize {
+        self.outbox.unacknowledged()
+    }
+
+    /// Publishes readings, many of them with one system call. Those of QoS 1 are sent again on each
+    /// new connection until the broker has acknowledged them.
     ///
     /// # Errors
     ///
-    /// Where the library takes a packet for invalid.
-    pub async fn send(&mut self, requests: impl IntoIterator<Item = Request>) -> Result<()> {
-        let EventLoop { state, network, .. } = &mut self.eventloop;
-        let Some(network) = network else {
+    /// If the library takes a packet for invalid.
+    pub async fn publish(&mut self, qos: QoS, readings: Vec<Reading>) -> Result<()> {
+        if qos == QoS::AtMostOnce {
+            self.connection.write(requests(qos, &readings)?).await?;
+            self.events.push_back(Event::Sent(readings));
             return Ok(());
-        };
-        let mut packets = Vec::new();
-        for request in requests {
-            packets.extend(state.handle_outgoing_packet(request)?);
         }
-        let written = async {
-            for packet in packets {
-                network.write(packet).await?;
-            }
-            network.flush().await
+        self.outbox.extend(readings);
+        self.send_outbox().await
+    }
+
+    async fn send_outbox(&mut self) -> Result<()> {
+        let requests = requests(QoS::AtLeastOnce, self.outbox.send())?;
+        self.connection.write(requests).await
+    }
+
+    /// Publishes `last` and says goodbye, so that the broker does not publish the last will. Returns
+    /// when the broker has handled that; false without a connection.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`publish`](Session::publish).
+    pub async fn disconnect(mut self, last: Publish) -> Result<bool> {
+        let requests = [last.into(), Request::Disconnect(Disconnect)];
+        self.connection.write(requests).await?;
+        if !self.connection.is_connected() {
+            return Ok(false);
+        }
+        // The broker closes the connection.
+        while self.connection.poll().await.is_ok() {}
+        Ok(true)
+    }
+
+    /// Handles the next packet.
+    async fn poll(&mut self) -> Result<()> {
+        if !self.reconnect.is_connected() {
+            sleep_until(self.retry_at).await;
+        }
+        let packet = match self.connection.poll().await {
+            Ok(packet) => packet,
+            Err(error) => return self.failed(&error),
         };
-        // A connection that broke says so when it is read from; one that only stops taking anything
-        // never does.
-        if timeout(TIMEOUT, written).await.is_err() {
-            self.eventloop.clean();
+        match packet {
+            Packet::ConnAck(_) => {
+                self.connected();
+                let subscribe = Subscribe::new(&self.commands, QoS::AtLeastOnce);
+                let requests = [self.presence.clone().into(), subscribe.into()];
+                self.connection.write(requests).await?;
+            }
+            Packet::SubAck(answer) => {
+                ensure!(
+                    !answer.return_codes.contains(&SubscribeReasonCode::Failure),
+                    "{} denied the subscription to {}; connect as a user that may, with --user",
+                    self.url,
+                    self.commands
+                );
+                self.is_ready = true;
+                self.outbox.reconnected();
+                self.events.push_back(Event::Connected);
+                self.send_outbox().await?;
+            }
+            Packet::PubAck(_) => {
+                // The oldest one: a broker acknowledges in order.
+                let reading = self.outbox.acknowledge(Instant::now().into());
+                let sent = reading.cloned().into_iter().collect();
+                self.events.push_back(Event::Sent(sent));
+                self.send_outbox().await?;
+            }
+            Packet::Publish(message) => self.events.push_back(Event::Message(message)),
+            _ => {}
         }
         Ok(())
     }
 
-    /// Says goodbye. The broker then forgets the last will, and closes the connection when it has
-    /// read everything before that: false where it did not within `patience`.
-    ///
-    /// # Errors
-    ///
-    /// As [`send`](Session::send).
-    pub async fn disconnect(mut self, patience: Duration) -> Result<bool> {
-        self.send([Request::Disconnect(Disconnect)]).await?;
-        if self.eventloop.network.is_none() {
-            return Ok(false);
+    fn connected(&mut self) {
+        if self.was_connected {
+            tracing::info!("connected to {} again", self.url);
         }
-        let closed = async { while self.eventloop.poll().await.is_ok() {} };
-        Ok(timeout(patience, closed).await.is_ok())
+        (self.was_connected, self.was_refused) = (true, false);
+        self.reconnect.connected(Instant::now().into());
     }
+
+    fn failed(&mut self, error: &ConnectionError) -> Result<()> {
+        let url = &self.url;
+        if !self.was_connected {
+            bail!("cannot connect to {url}: {}", explain(error));
+        }
+        let is_loss = self.reconnect.is_connected();
+        let now = Instant::now();
+        let pause = self.reconnect.failed(error, now.into());
+        self.retry_at = now + pause.with_context(|| url.clone())?;
+        self.is_ready = false;
+        if is_loss {
+            tracing::warn!("lost the connection to {url}, reconnecting");
+        } else if matches!(error, ConnectionError::ConnectionRefused(_)) && !self.was_refused {
+            // The session tries on: the broker's passwords may be changing just now.
+            self.was_refused = true;
+            tracing::warn!("{url}: {}", explain(error));
+        } else {
+            tracing::debug!("{error}");
+        }
+        Ok(())
+    }
+}
+
+/// A message that the broker keeps, and gives to each client that subscribes later.
+#[must_use]
+pub fn retained(topic: &str, payload: &str) -> Publish {
+    let mut publish = Publish::new(topic, QoS::AtMostOnce, payload);
+    publish.retain = true;
+    publish
+}
+
+fn requests<'a>(qos: QoS, readings: impl IntoIterator<Item = &'a Reading>) -> Result<Vec<Request>> {
+    let publish = |reading| {
+        let payload = serde_json::to_vec(reading)?;
+        Ok(Publish::new(TOPIC, qos, payload).into())
+    };
+    readings.into_iter().map(publish).collect()
 }

@@ -5,32 +5,31 @@ use std::time::Duration;
 
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 
-/// So many readings are due at once where there is no pause between them.
+/// How many readings are due at a time if the interval is zero. They go out in one write.
 const BATCH: usize = 64;
 
-/// Ticks at an interval, or all the time.
+/// Ticks at an interval, or without a pause.
 #[derive(Debug)]
-pub struct Pace {
-    pause: Duration,
+pub struct Ticker {
+    interval: Duration,
     ticks: Option<Interval>,
 }
 
-impl Pace {
-    /// The first tick is at `first`, the others follow after `pause` each; where that is zero, each
-    /// of them comes at once.
+impl Ticker {
+    /// Ticks at `first` and then after every `interval`. If that is zero, each tick comes at once.
     #[must_use]
-    pub fn new(first: Instant, pause: Duration) -> Self {
-        let ticks = (!pause.is_zero()).then(|| {
-            let mut ticks = interval_at(first, pause);
-            // No burst after a wait: a thermometer cannot measure the past.
+    pub fn new(first: Instant, interval: Duration) -> Self {
+        let ticks = (!interval.is_zero()).then(|| {
+            let mut ticks = interval_at(first, interval);
+            // No burst after an outage: a thermometer cannot measure the past.
             ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
             ticks
         });
-        Self { pause, ticks }
+        Self { interval, ticks }
     }
 
-    /// Waits for the next tick, and says how many readings are due: one, or many where there is no
-    /// pause between them. May be cancelled.
+    /// Waits for the next tick, and returns how many readings are due: one, or a batch if the
+    /// interval is zero. Cancel safe.
     pub async fn tick(&mut self) -> usize {
         match &mut self.ticks {
             Some(ticks) => {
@@ -42,9 +41,9 @@ impl Pace {
     }
 }
 
-/// The pause, as people write it.
-impl fmt::Display for Pace {
+/// The interval, such as `1s`.
+impl fmt::Display for Ticker {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        humantime::format_duration(self.pause).fmt(formatter)
+        humantime::format_duration(self.interval).fmt(formatter)
     }
 }

@@ -21,10 +21,7 @@ async fn stored(server: &Server) -> Result<Vec<u64>> {
     let jetstream = async_nats::jetstream::new(client);
     let stream = jetstream.get_stream("readings").await?;
     let consumer = stream
-        .create_consumer(pull::Config {
-            ack_policy: AckPolicy::None,
-            ..Default::default()
-        })
+        .create_consumer(pull::Config { ack_policy: AckPolicy::None, ..Default::default() })
         .await?;
     let count = stream.cached_info().state.messages;
     let mut messages = consumer.messages().await?.take(usize::try_from(count)?);
@@ -59,19 +56,12 @@ fn no_reading_of_qos_1_is_lost_while_broker_and_recorder_die() -> Result<()> {
     let last = ended.stdout.last().context("no summary")?;
     ensure!(last.starts_with("5000 readings in "), "{last}");
     for said in ["lost the connection", "again"] {
-        let times = ended
-            .stderr
-            .iter()
-            .filter(|line| line.contains(said))
-            .count();
+        let times = ended.stderr.iter().filter(|line| line.contains(said)).count();
         ensure!(times == 2, "{:?}", ended.stderr);
     }
 
     let all = |lines: &[String]| -> HashSet<u64> {
-        seqs(&before.stdout)
-            .into_iter()
-            .chain(seqs(lines))
-            .collect()
+        seqs(&before.stdout).into_iter().chain(seqs(lines)).collect()
     };
     if !recorder.wait_for(|lines| all(lines).len() as u64 == COUNT) {
         let known = all(&recorder.stdout());
@@ -104,11 +94,7 @@ fn qos_0_loses_what_was_on_its_way() -> Result<()> {
     ensure!(sensor.wait()?.success(), "QoS 0 has nothing to fail for");
     let runtime = tokio::runtime::Runtime::new()?;
     let stored = runtime.block_on(stored(&server))?;
-    writeln!(
-        std::io::stderr(),
-        "QoS 0: {} of {COUNT} stored",
-        stored.len()
-    )?;
+    writeln!(std::io::stderr(), "QoS 0: {} of {COUNT} stored", stored.len())?;
     // Never twice; how many are lost is chance.
     let mut once = stored.clone();
     once.sort_unstable();
@@ -154,10 +140,7 @@ fn what_was_acknowledged_just_before_the_broker_died_is_sent_again() -> Result<(
     ready(&server, RECORDER, "")?.stop()?;
     server.kill()?;
     let [store, empty] = ["store", "empty"].map(|name| server.folder().join(name));
-    let copied = Command::new("cp")
-        .arg("-r")
-        .args([&store, &empty])
-        .status()?;
+    let copied = Command::new("cp").arg("-r").args([&store, &empty]).status()?;
     ensure!(copied.success(), "cannot copy the store");
     server.restart()?;
 
@@ -193,11 +176,7 @@ fn the_sensor_is_back_within_a_second_of_its_broker_and_says_so_once() -> Result
     server.restart()?;
     let start = Instant::now();
     sensor.expect_stderr("again")?;
-    assert!(
-        start.elapsed() < Duration::from_secs(1),
-        "{:?}",
-        start.elapsed()
-    );
+    assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
     // A reading that is acknowledged tells that the server has dealt with what came before it.
     assert!(sensor.wait_for(|lines| lines.len() > before));
     let mut watcher = Mqtt::connect(&server, "watcher")?;
@@ -262,10 +241,7 @@ fn a_sensor_that_is_stopped_with_unacknowledged_readings_says_so_and_fails() -> 
     assert!(start.elapsed() < Duration::from_secs(5));
     assert_eq!(ended.code(), Some(1));
     let last = ended.stderr.last().context("no error")?;
-    assert!(
-        last.contains("stopped before the broker acknowledged"),
-        "{last}"
-    );
+    assert!(last.contains("stopped before the broker acknowledged"), "{last}");
     Ok(())
 }
 
@@ -287,10 +263,7 @@ fn two_sensors_with_one_id_do_not_fight_for_ever() -> Result<()> {
     let ended = second.wait()?;
     assert_eq!(ended.code(), Some(1));
     let last = ended.stderr.last().context("no error")?;
-    assert!(
-        last.contains("does another sensor use the id of this one?"),
-        "{last}"
-    );
+    assert!(last.contains("does another sensor use the id of this one?"), "{last}");
     let before = first.stdout().len();
     assert!(first.wait_for(|lines| lines.len() > before + 3));
     assert!(first.stop()?.success());

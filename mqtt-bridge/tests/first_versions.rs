@@ -46,10 +46,7 @@ fn stored(server: &Server, sensor_id: &str) -> Result<Vec<u64>> {
         let client = async_nats::connect(server.url()).await?;
         let jetstream = async_nats::jetstream::new(client);
         let stream = jetstream.get_stream("readings").await?;
-        let consumer = pull::Config {
-            ack_policy: AckPolicy::None,
-            ..Default::default()
-        };
+        let consumer = pull::Config { ack_policy: AckPolicy::None, ..Default::default() };
         let consumer = stream.create_consumer(consumer).await?;
         let count = usize::try_from(stream.cached_info().state.messages)?;
         let mut messages = consumer.messages().await?.take(count);
@@ -67,7 +64,7 @@ fn stored(server: &Server, sensor_id: &str) -> Result<Vec<u64>> {
 #[test]
 fn first_versions_and_services_understand_each_other() -> Result<()> {
     let server = Server::start()?;
-    let mut first_backend = first_backend(&server, 0)?;
+    let first_backend = first_backend(&server, 0)?;
     let mut backend = ready(&server, BACKEND, "--limit 20")?;
     let mut recorder = ready(&server, RECORDER, "--limit 20")?;
     let mut first_sensor = first(&server, "first-sensor")?;
@@ -113,10 +110,7 @@ fn the_first_sensor_reports_ten_readings_that_its_broker_never_got() -> Result<(
 
     server.restart()?;
     let first_sensor = stored(&server, "sensor-1")?;
-    writeln!(
-        stderr(),
-        "stored of {COUNT} that were sent: {first_sensor:?}"
-    )?;
+    writeln!(stderr(), "stored of {COUNT} that were sent: {first_sensor:?}")?;
     assert!(first_sensor.iter().all(|seq| *seq <= 3), "{first_sensor:?}");
     // The service waits for its broker. A repetition is allowed: it is at least once.
     assert!(sensor.wait()?.success());
@@ -151,10 +145,7 @@ fn the_first_sensor_drops_what_is_unacknowledged_when_its_broker_restarts() -> R
     let service: HashSet<_> = stored(&server, "sensor-2")?.into_iter().collect();
     assert_eq!(service, (1..=COUNT).collect());
     let first_sensor = stored(&server, "sensor-1")?;
-    writeln!(
-        stderr(),
-        "stored of {COUNT} that were sent: {first_sensor:?}"
-    )?;
+    writeln!(stderr(), "stored of {COUNT} that were sent: {first_sensor:?}")?;
     for seq in lost {
         assert!(!first_sensor.contains(&seq), "{seq} of {first_sensor:?}");
     }

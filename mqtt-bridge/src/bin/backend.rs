@@ -1,16 +1,15 @@
-//! Receives the readings of MQTT sensors as what they are to NATS: messages on a subject.
+//! Receives the readings of MQTT sensors as NATS messages.
 //!
 //! ```sh
 //! cargo run -p mqtt-bridge --bin backend            # terminal 1
 //! cargo run -p mqtt-bridge --bin sensor -- --qos 0  # terminal 2
 //! ```
 
-use std::io::{Write, stdout};
 use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Parser;
-use common::Tally;
+use common::{CancellationToken, Output, Tally};
 use futures::StreamExt;
 use mqtt_bridge::SUBJECT;
 
@@ -29,44 +28,40 @@ struct Args {
 }
 
 fn main() -> ExitCode {
-    // The server sends what comes, asked or not: a thread has to read on while lines are written.
-    common::run_multi_thread(receive(common::parse()))
+    common::run(receive)
 }
 
-async fn receive(args: Args) -> Result<()> {
-    let client = args.nats.connect("backend").await?;
+async fn receive(args: Args, stop: CancellationToken) -> Result<()> {
+    let nats = args.nats.connect("backend", &stop).await?;
 
-    // To the server an MQTT publish is a NATS publish with another handshake. Whatever its QoS,
-    // a plain subscriber gets it at most once: not while it is away, and not when it is so slow
-    // that its buffer overflows. `recorder` is the one who misses nothing.
-    let messages = client.subscribe(SUBJECT).await?;
-    client.flush().await?;
-    writeln!(
-        stdout(),
-        "waiting for readings on {SUBJECT}, each at most once"
-    )?;
+    // Whatever QoS a sensor publishes with, a plain subscriber gets a reading at most once: not while
+    // it is away, and not if it is so slow that its buffer overflows. `recorder` misses nothing.
+    let readings = nats.subscribe(SUBJECT).await?;
+    nats.round_trip().await?;
+    let mut out = Output::new();
+    out.line(format!("waiting for readings on {SUBJECT}, each at most once")).await?;
 
-    // After SIGTERM this goes on until everything is shown that the server had given to us.
-    let mut messages = common::until_shutdown(&client, messages);
+    let mut readings = nats.drain_on_stop(readings);
     let mut tally = Tally::default();
     while tally.left(args.limit) > 0
-        && let Some(message) = messages.next().await
+        && let Some(message) = readings.next().await
     {
         match mqtt_bridge::reading(&message.payload) {
             Ok(reading) => {
                 tally.add();
                 if !args.quiet {
-                    writeln!(stdout(), "{}", mqtt_bridge::line(&reading))?;
+                    out.line(mqtt_bridge::line(&reading)).await?;
                 }
             }
             Err(error) => {
                 let why = common::printable(&format!("{error:#}"));
-                tracing::warn!("no reading, ignored: {why}");
+                tracing::warn!("not a reading, ignored: {why}");
             }
         }
     }
     if args.limit.is_some() {
-        writeln!(stdout(), "{}", tally.summary("readings"))?;
+        out.line(tally.summary("readings")).await?;
     }
-    Ok(())
+    out.flush().await?;
+    nats.permitted()
 }

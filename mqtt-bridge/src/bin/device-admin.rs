@@ -1,19 +1,19 @@
-//! The way down: a command published on NATS, which a sensor receives over MQTT.
+//! Publishes a command on NATS, which a sensor receives by MQTT.
 //!
 //! ```sh
 //! cargo run -p mqtt-bridge --bin sensor                                   # terminal 1
 //! cargo run -p mqtt-bridge --bin device-admin -- interval sensor-1 500ms  # terminal 2
 //! ```
 
-use std::io::{Write, stdout};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
+use common::{CancellationToken, Output};
 use mqtt_bridge::DeviceCommand;
 
-/// Tells sensors what to do.
+/// Sends commands to sensors.
 #[derive(Parser)]
 #[command(version)]
 struct Args {
@@ -25,36 +25,35 @@ struct Args {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Sets the pause between two readings
+    /// Sets the time between two readings
     Interval {
         /// The sensor's id
         #[arg(value_parser = mqtt_bridge::sensor_id, allow_hyphen_values = true)]
         sensor: String,
-        /// The pause, such as 500ms, 2s or 1m
+        /// Time between two readings, such as 500ms, 2s or 1m
         #[arg(value_parser = mqtt_bridge::interval)]
         duration: Duration,
     },
 }
 
 fn main() -> ExitCode {
-    common::run(send_command(common::parse()))
+    common::run(send_command)
 }
 
-async fn send_command(args: Args) -> Result<()> {
-    let client = args.nats.connect("device-admin").await?;
+async fn send_command(args: Args, stop: CancellationToken) -> Result<()> {
+    let nats = args.nats.connect("device-admin", &stop).await?;
     let Command::Interval { sensor, duration } = args.command;
-    let command = DeviceCommand {
-        interval_ms: u64::try_from(duration.as_millis())?,
-    };
+    let command = DeviceCommand { interval_ms: u64::try_from(duration.as_millis())? };
 
-    // The server hands it to the sensor as the MQTT topic `device/cmd/<sensor id>`, with QoS 0:
-    // a sensor that is not connected at this moment never gets it, and nobody tells us.
+    // nats-server delivers this on the MQTT topic `device/cmd/<sensor id>` with QoS 0: a sensor that
+    // is not connected at this moment never gets it, and device-admin does not learn of that.
     let subject = format!("device.cmd.{sensor}");
     let payload = serde_json::to_vec(&command)?;
-    client.publish(subject.clone(), payload.into()).await?;
+    nats.publish(subject.clone(), payload.into()).await?;
+    nats.close().await?;
 
-    common::close(&client).await?;
-    let duration = humantime::format_duration(duration);
-    writeln!(stdout(), "sent to {subject}: a reading every {duration}")?;
-    Ok(())
+    let interval = humantime::format_duration(duration);
+    let mut out = Output::new();
+    out.line(format!("sent to {subject}: a reading every {interval}")).await?;
+    out.flush().await
 }

@@ -1,34 +1,37 @@
-//! Records the readings of MQTT sensors, also those that were sent while it was away.
+//! Records the readings of MQTT sensors, including those that were sent while it was away.
 //!
 //! ```sh
-//! cargo run -p mqtt-bridge --bin recorder                 # terminal 1: once, to make the stream
-//! cargo run -p mqtt-bridge --bin sensor -- --count 5      # terminal 2
-//! cargo run -p mqtt-bridge --bin recorder -- --limit 5    # later: all five are there
+//! cargo run -p mqtt-bridge --bin recorder               # terminal 1: once, to create the stream
+//! cargo run -p mqtt-bridge --bin sensor -- --count 5    # terminal 2
+//! cargo run -p mqtt-bridge --bin recorder -- --limit 5  # later: all five are there
 //! ```
 
-use std::io::{BufWriter, Write, stdout};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context, Error, Result};
-use async_nats::jetstream::consumer::{AckPolicy, PullConsumer, pull};
+use anyhow::{Context, Result, ensure};
+use async_nats::Client;
+use async_nats::jetstream::consumer::{AckPolicy, pull};
 use async_nats::jetstream::{AckKind, ContextBuilder, stream};
 use clap::Parser;
-use common::{Pull, Tally};
-use mqtt_bridge::SUBJECT;
+use common::jetstream::{Batch, Pull, open_durable};
+use common::{CancellationToken, Output, Tally};
+use mqtt_bridge::{Acknowledgements, SUBJECT};
 
-/// The stream that keeps the readings.
 const STREAM: &str = "readings";
-/// Its durable consumer.
 const CONSUMER: &str = "recorder";
-/// How long the server has to answer.
-const ANSWER: Duration = Duration::from_secs(2);
-/// What is not acknowledged after this time is delivered again: its recorder may have died.
+/// Readings to fetch at a time, and how long to wait for them.
+const BATCH: Batch = Batch { max_messages: 500, expires: Duration::from_secs(1) };
+/// A reading that is not acknowledged in this time is delivered again.
 const ACK_WAIT: Duration = Duration::from_secs(2);
-/// How many readings back a repetition is recognised.
-const MEMORY: usize = 65_536;
+/// Delivered readings, not acknowledged yet, of all recorders together.
+const MAX_ACK_PENDING: i64 = 1_000;
+/// Time for an answer of nats-server.
+const TIMEOUT: Duration = Duration::from_secs(2);
+/// A repetition is recognised among this many readings.
+const DEDUP_SIZE: usize = 65_536;
 
-/// Prints every reading that sensors send, once, whether it runs at that time or not.
+/// Prints every reading that sensors send, once, even if it was not running at that time.
 #[derive(Parser)]
 #[command(version)]
 struct Args {
@@ -43,80 +46,78 @@ struct Args {
 }
 
 fn main() -> ExitCode {
-    common::run(record(common::parse()))
+    common::run(record)
 }
 
-async fn record(args: Args) -> Result<()> {
-    let client = args.nats.connect("recorder").await?;
-    let jetstream = ContextBuilder::new().timeout(ANSWER).build(client.clone());
+async fn record(args: Args, stop: CancellationToken) -> Result<()> {
+    let nats = args.nats.connect("recorder", &stop).await?;
+    let jetstream = ContextBuilder::new().timeout(TIMEOUT).build(Client::clone(&nats));
 
-    // The stream captures what sensors publish by MQTT like what is published on NATS: from its
-    // creation on, nobody has to be there.
+    // From its creation on, the stream captures what sensors publish by MQTT.
     let stream = stream::Config {
         name: STREAM.into(),
         subjects: vec![SUBJECT.into()],
         storage: stream::StorageType::File,
         ..Default::default()
     };
-    // The server's notebook about us: it is durable, so a recorder goes on where the last one
-    // stopped.
+    // nats-server keeps this consumer's position in the stream while no recorder runs.
     let consumer = pull::Config {
         durable_name: Some(CONSUMER.into()),
         ack_policy: AckPolicy::Explicit,
         ack_wait: ACK_WAIT,
+        max_ack_pending: MAX_ACK_PENDING,
         ..Default::default()
     };
-    let open = async || -> Result<PullConsumer> {
-        let stream = jetstream.get_or_create_stream(stream.clone()).await?;
-        let consumer = stream.get_or_create_consumer(CONSUMER, consumer.clone());
-        Ok(consumer.await?)
+    let open = async || {
+        mqtt_bridge::open_stream(&jetstream, &stream).await?;
+        open_durable(&jetstream, STREAM, consumer.clone()).await
     };
-    let opened = Pull::open(&client, open).await;
-    let mut pull = opened.with_context(|| format!("cannot record on {}", args.nats))?;
-    let mut seen = mqtt_bridge::recall(&jetstream, pull.consumer(), MEMORY).await?;
-    let mut out = BufWriter::new(stdout());
-    writeln!(out, "recording {SUBJECT} from the stream {STREAM}")?;
-    out.flush()?;
+    let pull = Pull::open(&nats, BATCH, open).await;
+    let mut pull = pull.with_context(|| format!("cannot record on {}", nats.servers()))?;
+    let recorded = mqtt_bridge::recorded_before(&nats, &jetstream, pull.consumer(), DEDUP_SIZE);
+    let mut recorded = recorded.await?;
+    let mut out = Output::new();
+    out.line(format!("recording {SUBJECT} from the stream {STREAM}")).await?;
 
     let mut tally = Tally::default();
+    let mut acknowledgements = Acknowledgements::default();
     while let left @ 1.. = tally.left(args.limit)
         && let Some(messages) = pull.next(left).await?
     {
         let mut answers = Vec::with_capacity(messages.len());
         for message in messages {
             let answer = match mqtt_bridge::reading(&message.payload) {
+                // QoS 1 and JetStream deliver at least once: sometimes twice.
+                Ok(reading) if !recorded.insert(mqtt_bridge::reading_id(&reading)) => AckKind::Ack,
                 Ok(reading) => {
-                    // QoS 1 and JetStream promise "at least once": sometimes it is twice.
-                    if seen.insert(mqtt_bridge::name(&reading)) {
-                        tally.add();
-                        if !args.quiet {
-                            writeln!(out, "{}", mqtt_bridge::line(&reading))?;
-                        }
-                    } else {
-                        tracing::debug!("again: {}", mqtt_bridge::line(&reading));
+                    tally.add();
+                    if !args.quiet {
+                        out.line(mqtt_bridge::line(&reading)).await?;
                     }
                     AckKind::Ack
                 }
                 Err(error) => {
                     let why = common::printable(&format!("{error:#}"));
-                    tracing::warn!("no reading, never to come again: {why}");
+                    tracing::warn!("not a reading, terminated: {why}");
                     AckKind::Term
                 }
             };
             answers.push((message, answer));
         }
-        // Recorded first: a recorder that dies between the two gets the readings once more.
-        out.flush()?;
-        for (message, answer) in answers {
-            message.ack_with(answer).await.map_err(Error::from_boxed)?;
-        }
+        // Recorded first: if the recorder dies in between, the readings are delivered again.
+        out.flush().await?;
+        acknowledgements.send(answers);
     }
     if args.limit.is_some() {
-        writeln!(out, "{}", tally.summary("readings"))?;
-        out.flush()?;
+        out.line(tally.summary("readings")).await?;
     }
-    if let Err(error) = common::close(&client).await {
-        tracing::warn!("{error:#}: the readings recorded last may come again");
-    }
+    out.flush().await?;
+    let unconfirmed = acknowledgements.unconfirmed().await;
+    nats.permitted()?;
+    ensure!(
+        unconfirmed == 0,
+        "stopped before {} confirmed {unconfirmed} acknowledgements: these readings may come again",
+        nats.servers()
+    );
     Ok(())
 }

@@ -1,42 +1,42 @@
-//! A device at the edge: it speaks MQTT and has never heard of NATS.
+//! A device at the edge. It speaks MQTT, and does not know of NATS.
 //!
 //! ```sh
-//! cargo run -p mqtt-bridge --bin recorder                             # terminal 1
-//! cargo run -p mqtt-bridge --bin sensor -- --count 5 --interval 100ms # terminal 2
+//! cargo run -p mqtt-bridge --bin recorder                              # terminal 1
+//! cargo run -p mqtt-bridge --bin sensor -- --count 5 --interval 100ms  # terminal 2
 //! ```
 
-use std::io::{Write, stdout};
-use std::pin::pin;
 use std::process::ExitCode;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use clap::Parser;
-use mqtt_bridge::{MqttArgs, Outbox, Pace, Reading, Session, TOPIC};
-use rumqttc::{LastWill, Packet, Publish, QoS, Request, Subscribe, SubscribeReasonCode};
-use tokio::time::{Instant, sleep};
+use common::{CancellationToken, Output};
+use mqtt_bridge::{Event, MqttArgs, Session, TOPIC, Ticker, retained};
+use rumqttc::{LastWill, QoS};
+use tokio::time::{Instant, timeout_at};
 
-/// Readings on their way to the broker that it has not acknowledged yet.
-const IN_FLIGHT: usize = 100;
-/// A broker that says nothing for two of these is given up. It gives us up, and publishes the last
-/// will, after one and a half.
+/// Readings in flight: sent, and not acknowledged yet.
+const MAX_IN_FLIGHT: u16 = 100;
+/// If the connection breaks within this time after a PUBACK, the reading is sent again.
+const KEEP_ACKNOWLEDGED: Duration = Duration::from_millis(500);
+/// The sensor gives up a broker that is silent for two of these; the broker, a sensor for 1.5.
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
-/// For the last acknowledgements once we were told to stop, and for the farewell.
-const PATIENCE: Duration = Duration::from_secs(3);
+/// Time for the last acknowledgements and the goodbye.
+const STOP_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Measures the temperature and sends it by MQTT.
+/// Measures the temperature and publishes it by MQTT.
 #[derive(Parser)]
 #[command(version)]
 struct Args {
     #[command(flatten)]
     mqtt: MqttArgs,
-    /// Who measures; the MQTT client id too, so no two sensors may share it
+    /// Sensor id and MQTT client id. Two sensors with one id disconnect each other
     #[arg(long, default_value = "sensor-1", value_parser = mqtt_bridge::sensor_id, allow_hyphen_values = true)]
     id: String,
     /// Stop after this many readings
     #[arg(long)]
     count: Option<u64>,
-    /// Pause between two readings, such as 500ms or 1m; 0s: as fast as the broker takes them
+    /// Time between two readings, such as 500ms or 1m; 0s: as fast as the broker takes them
     #[arg(long, default_value = "1s", value_name = "DURATION", value_parser = humantime::parse_duration)]
     interval: Duration,
     /// 0: sent once, and perhaps lost; 1: sent until the broker acknowledges it
@@ -48,159 +48,121 @@ struct Args {
 }
 
 fn main() -> ExitCode {
-    common::run(keep_sending(common::parse()))
+    common::run(publish_readings)
 }
 
-async fn keep_sending(args: Args) -> Result<()> {
-    let status = format!("device/status/{}", args.id);
-    let commands = format!("device/cmd/{}", args.id);
-    let mut broker = session(&args, &status)?;
+async fn publish_readings(args: Args, stop: CancellationToken) -> Result<()> {
+    let status_topic = format!("device/status/{}", args.id);
+    let mut options = args.mqtt.options(&args.id)?;
+    options
+        // The broker keeps the session of this client id, and commands of QoS 1, meanwhile.
+        .set_clean_session(false)
+        // The broker publishes this if the sensor vanishes without a goodbye.
+        .set_last_will(LastWill::new(&status_topic, "offline", QoS::AtLeastOnce, true))
+        .set_keep_alive(KEEP_ALIVE)
+        .set_inflight(MAX_IN_FLIGHT);
+    let online = retained(&status_topic, "online");
+    let commands_topic = format!("device/cmd/{}", args.id);
+    let connecting = Session::connect(options, online, commands_topic, KEEP_ACKNOWLEDGED);
+    let Some(broker) = stop.run_until_cancelled(connecting).await else {
+        return Ok(());
+    };
+    let mut sensor = Sensor {
+        broker: broker?,
+        ticker: Ticker::new(Instant::now(), args.interval),
+        started: Instant::now(),
+        taken: 0,
+        out: Output::new(),
+        args,
+    };
+    let (Args { id, qos, .. }, ticker) = (&sensor.args, &sensor.ticker);
+    let line = format!("{id} sends to {TOPIC}, QoS {qos}, every {ticker}");
+    sensor.out.line(line).await?;
 
-    let qos = rumqttc::qos(args.qos)?;
-    let mut outbox = Outbox::default();
-    let mut pace = Pace::new(Instant::now(), args.interval);
-    let (mut taken, mut started) = (0, None);
-    let (mut is_ready, mut is_stopping) = (false, false);
-    let mut too_late = pin!(async {
-        common::shutdown().await;
-        sleep(PATIENCE).await;
-    });
-    loop {
-        let goes_on = !is_stopping && args.count.is_none_or(|count| taken < count);
-        if !goes_on && outbox.is_empty() && (is_ready || is_stopping) {
-            break;
-        }
+    while sensor.left() > 0 || !sensor.broker.is_idle() {
         tokio::select! {
             biased;
-            () = common::shutdown(), if !is_stopping => is_stopping = true,
-            () = &mut too_late => {
-                let missing = outbox.unacknowledged();
-                ensure!(
-                    missing == 0,
-                    "stopped before the broker acknowledged {missing} of {taken} readings: they may be lost"
-                );
-                break;
+            () = stop.cancelled() => break,
+            event = sensor.broker.next() => sensor.on_event(event?).await?,
+            due = sensor.ticker.tick(), if sensor.room() > 0 => sensor.measure(due).await?,
+        }
+    }
+    sensor.disconnect(&status_topic).await
+}
+
+struct Sensor {
+    args: Args,
+    broker: Session,
+    ticker: Ticker,
+    started: Instant,
+    /// How many readings were taken.
+    taken: u64,
+    out: Output,
+}
+
+impl Sensor {
+    fn left(&self) -> u64 {
+        self.args.count.map_or(u64::MAX, |count| count - self.taken)
+    }
+
+    fn room(&self) -> u64 {
+        self.left().min(self.broker.room() as u64)
+    }
+
+    async fn measure(&mut self, due: usize) -> Result<()> {
+        let first = self.taken + 1;
+        self.taken += self.room().min(due as u64);
+        tracing::debug!("took #{}", self.taken);
+        let measure = |seq| mqtt_bridge::measure(&self.args.id, seq);
+        let readings = (first..=self.taken).map(measure).collect();
+        let qos = rumqttc::qos(self.args.qos)?;
+        self.broker.publish(qos, readings).await
+    }
+
+    async fn on_event(&mut self, event: Event) -> Result<()> {
+        match event {
+            Event::Connected => {}
+            Event::Sent(readings) => {
+                for reading in readings.iter().filter(|_| !self.args.quiet) {
+                    self.out.line(mqtt_bridge::line(reading)).await?;
+                }
             }
-            packet = broker.next() => match packet? {
-                // First of all say that we are here: the last will has said the opposite. And
-                // subscribe: a session that the broker has lost has no subscriptions.
-                Some(Packet::ConnAck(_)) => {
-                    let subscribe = Subscribe::new(&commands, QoS::AtLeastOnce).into();
-                    broker.send([presence(&status, "online"), subscribe]).await?;
-                    outbox.start_over(Instant::now().into());
+            Event::Message(command) => match mqtt_bridge::command(&command.payload) {
+                Ok(interval) => {
+                    self.ticker = Ticker::new(Instant::now() + interval, interval);
+                    let line = format!("interval set to {}", self.ticker);
+                    self.out.line(line).await?;
                 }
-                Some(Packet::SubAck(answer)) => {
-                    ensure!(
-                        answer.return_codes != [SubscribeReasonCode::Failure],
-                        "{} denied the subscription to {commands}; connect as a user that may, with --user",
-                        broker.url()
-                    );
-                    is_ready = true;
-                    if started.is_none() {
-                        started = Some(Instant::now());
-                        let Args { id, qos, .. } = &args;
-                        writeln!(stdout(), "{id} sends to {TOPIC}, QoS {qos}, every {pace}")?;
-                    }
-                }
-                // That a reading was sent says nothing; this says that the broker has it.
-                Some(Packet::PubAck(_)) => {
-                    let reading = outbox.acknowledge(Instant::now().into());
-                    if let Some(reading) = reading.filter(|_| !args.quiet) {
-                        writeln!(stdout(), "{}", mqtt_bridge::line(reading))?;
-                    }
-                }
-                Some(Packet::Publish(command)) => match mqtt_bridge::command(&command.payload) {
-                    Ok(pause) => {
-                        pace = Pace::new(Instant::now() + pause, pause);
-                        writeln!(stdout(), "told to send every {pace}")?;
-                    }
-                    Err(error) => tracing::warn!("no command, ignored: {error:#}"),
-                },
-                Some(_) => {}
-                // While the broker is away, what it has not acknowledged is kept, and nothing is
-                // added to it.
-                None => is_ready = false,
+                Err(error) => tracing::warn!("not a command, ignored: {error:#}"),
             },
-            due = pace.tick(), if goes_on && is_ready && outbox.len() < IN_FLIGHT => {
-                let left = args.count.map_or(u64::MAX, |count| count - taken);
-                let left = usize::try_from(left).unwrap_or(usize::MAX);
-                let due = due.min(left).min(IN_FLIGHT - outbox.len());
-                let readings = (0..due).map(|_| {
-                    taken += 1;
-                    measure(&args.id, taken)
-                });
-                let readings = readings.collect::<Result<Vec<_>>>()?;
-                tracing::debug!("took #{taken}");
-                if qos == QoS::AtLeastOnce {
-                    outbox.extend(readings);
-                } else {
-                    broker.send(publishes(&readings, qos)?).await?;
-                    for reading in readings.iter().filter(|_| !args.quiet) {
-                        writeln!(stdout(), "{}", mqtt_bridge::line(reading))?;
-                    }
-                }
+        }
+        Ok(())
+    }
+
+    async fn disconnect(mut self, status_topic: &str) -> Result<()> {
+        let deadline = Instant::now() + STOP_TIMEOUT;
+        let acknowledged = async {
+            while !self.broker.is_idle() {
+                let event = self.broker.next().await?;
+                self.on_event(event).await?;
             }
+            anyhow::Ok(())
+        };
+        timeout_at(deadline, acknowledged).await.unwrap_or(Ok(()))?;
+        let (missing, taken) = (self.broker.unacknowledged(), self.taken);
+        ensure!(
+            missing == 0,
+            "stopped before the broker acknowledged {missing} of {taken} readings: they may be lost"
+        );
+        // The broker does not publish the last will of a client that says goodbye.
+        let goodbye = self.broker.disconnect(retained(status_topic, "offline"));
+        if !matches!(timeout_at(deadline, goodbye).await, Ok(Ok(true))) {
+            tracing::warn!("ended without a goodbye: the broker publishes the last will");
         }
-        if is_ready {
-            broker.send(publishes(outbox.send(IN_FLIGHT), qos)?).await?;
+        if self.args.count.is_some() {
+            let summary = common::summary(taken, "readings", self.started.elapsed());
+            self.out.line(summary).await?;
         }
+        self.out.flush().await
     }
-
-    // The broker forgets the last will of a client that says goodbye, so we say it ourselves.
-    broker.send([presence(&status, "offline")]).await?;
-    if !broker.disconnect(PATIENCE).await? {
-        tracing::warn!("ended without a farewell: the broker is away");
-    }
-    if args.count.is_some() {
-        let elapsed = started.map_or(Duration::ZERO, |started| started.elapsed());
-        writeln!(stdout(), "{}", common::summary(taken, "readings", elapsed))?;
-    }
-    Ok(())
-}
-
-/// What the broker is to know of us, before we say anything.
-fn session(args: &Args, status: &str) -> Result<Session> {
-    let (mut options, url) = args.mqtt.options(&args.id)?;
-    options
-        // The broker keeps our session while we are away: under this client id it knows us again.
-        .set_clean_session(false)
-        // What it publishes when we vanish without a word.
-        .set_last_will(LastWill::new(status, "offline", QoS::AtLeastOnce, true))
-        .set_keep_alive(KEEP_ALIVE)
-        .set_inflight(u16::try_from(IN_FLIGHT)?)
-        // The broker bounds what it delivers. A smaller bound here would cut the connection, get
-        // the same command again, and so on for ever.
-        .set_max_packet_size(usize::MAX, usize::MAX);
-    Ok(Session::new(options, url))
-}
-
-/// Whether we are here. Retained: who asks later gets it, too.
-fn presence(status: &str, word: &str) -> Request {
-    let mut publish = Publish::new(status, QoS::AtMostOnce, word);
-    publish.retain = true;
-    publish.into()
-}
-
-/// Takes a reading.
-fn measure(sensor_id: &str, seq: u64) -> Result<Reading> {
-    let timestamp_ms = SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis();
-    let timestamp_ms = u64::try_from(timestamp_ms)?;
-    Ok(Reading {
-        sensor_id: sensor_id.into(),
-        seq,
-        celsius: mqtt_bridge::celsius(timestamp_ms),
-        timestamp_ms,
-    })
-}
-
-/// What says each of these readings to the broker.
-fn publishes<'a>(
-    readings: impl IntoIterator<Item = &'a Reading>,
-    qos: QoS,
-) -> Result<Vec<Request>> {
-    let publish = |reading| {
-        let payload = serde_json::to_vec(reading)?;
-        Ok(Publish::new(TOPIC, qos, payload).into())
-    };
-    readings.into_iter().map(publish).collect()
 }
