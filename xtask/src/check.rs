@@ -12,25 +12,11 @@ pub fn run() -> Result<()> {
         ("format", &["fmt", "--all", "--check"][..]),
         (
             "lints",
-            &[
-                "clippy",
-                "--quiet",
-                "--workspace",
-                "--all-targets",
-                "--",
-                "--deny",
-                "warnings",
-            ],
+            &["clippy", "--quiet", "--workspace", "--all-targets", "--", "--deny", "warnings"],
         ),
         (
             "documentation",
-            &[
-                "doc",
-                "--quiet",
-                "--workspace",
-                "--no-deps",
-                "--document-private-items",
-            ],
+            &["doc", "--quiet", "--workspace", "--no-deps", "--document-private-items"],
         ),
     ] {
         println!("checking {what}");
@@ -41,12 +27,7 @@ pub fn run() -> Result<()> {
         }
     }
     // It is a tool of its own, and the advisories it compares with come over the network.
-    if cargo()
-        .args(["deny", "--version"])
-        .output()?
-        .status
-        .success()
-    {
+    if cargo().args(["deny", "--version"]).output()?.status.success() {
         println!("checking dependencies");
         if !cargo().args(["deny", "check"]).status()?.success() {
             failed.push("dependencies");

@@ -50,11 +50,7 @@ pub fn run(named: &[String], server: Option<&str>, step: bool) -> Result<()> {
         println!("{name:<14} {verdict:<6} {:>5.1} s", time.as_secs_f64());
     }
     let failed = results.iter().filter(|(_, _, is_ok)| !is_ok).count();
-    ensure!(
-        failed == 0,
-        "{failed} of {} experiments failed",
-        results.len()
-    );
+    ensure!(failed == 0, "{failed} of {} experiments failed", results.len());
     Ok(())
 }
 
@@ -62,11 +58,7 @@ fn play(name: &str, programs: &HashMap<String, PathBuf>, server: Option<&str>) -
     let lesson = Lesson::read(root().join(name).join("README.md"))?;
     println!("\n{BOLD}{}{BOLD:#}", rule(&lesson.title));
     println!("{}\n", wrap(&lesson.question));
-    for scene in lesson
-        .scenes
-        .iter()
-        .filter(|scene| scene.section == "Run it")
-    {
+    for scene in lesson.scenes.iter().filter(|scene| scene.section == "Run it") {
         let mut own = match server {
             Some(_) => None,
             None => Some(Server::start()?.quiet()),
@@ -77,11 +69,7 @@ fn play(name: &str, programs: &HashMap<String, PathBuf>, server: Option<&str>) -
         let show = move |terminal: usize, line: &str| {
             let color = COLORS[terminal % COLORS.len()].on_default();
             let label = &labels[terminal];
-            let style = if line.starts_with("$ ") {
-                DIM
-            } else {
-                Style::new()
-            };
+            let style = if line.starts_with("$ ") { DIM } else { Style::new() };
             let room = textwrap::Options::new(WIDTH - width - 3).subsequent_indent("  ");
             for line in textwrap::wrap(line, room) {
                 println!("{color}{label:>width$} │{color:#} {style}{line}{style:#}");
@@ -115,20 +103,13 @@ fn labels(scene: &Scene) -> Vec<String> {
     let label = |(at, name): (usize, &String)| {
         let same = names.iter().filter(|other| *other == name).count();
         let number = names[..=at].iter().filter(|other| *other == name).count();
-        if same > 1 {
-            format!("{name} {number}")
-        } else {
-            name.clone()
-        }
+        if same > 1 { format!("{name} {number}") } else { name.clone() }
     };
     names.iter().enumerate().map(label).collect()
 }
 
 fn rule(title: &str) -> String {
-    format!(
-        "── {title} {}",
-        "─".repeat(WIDTH.saturating_sub(title.chars().count() + 4))
-    )
+    format!("── {title} {}", "─".repeat(WIDTH.saturating_sub(title.chars().count() + 4)))
 }
 
 fn wrap(text: &str) -> String {
@@ -136,13 +117,8 @@ fn wrap(text: &str) -> String {
 }
 
 fn wait_for_enter() -> Result<()> {
-    ensure!(
-        stdin().is_terminal(),
-        "--step needs a terminal to press Enter in"
-    );
+    ensure!(stdin().is_terminal(), "--step needs a terminal to press Enter in");
     println!("\n{DIM}press Enter to go on{DIM:#}");
-    stdin()
-        .read_line(&mut String::new())
-        .context("cannot read from the terminal")?;
+    stdin().read_line(&mut String::new()).context("cannot read from the terminal")?;
     Ok(())
 }

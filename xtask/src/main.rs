@@ -66,19 +66,15 @@ enum Task {
 
 fn main() -> ExitCode {
     let result = match Args::parse().task {
-        Task::Demo {
-            experiments,
-            server,
-            step,
-        } => demo::run(&experiments, server.as_deref(), step),
+        Task::Demo { experiments, server, step } => {
+            demo::run(&experiments, server.as_deref(), step)
+        }
         Task::Up { data } => up::run(data),
         Task::Bench { args } => workspace::bench(&args),
         Task::Bless { experiments } => workspace::bless(&experiments),
-        Task::New {
-            experiment,
-            destination,
-            name,
-        } => new::run(&experiment, &destination, name.as_deref()),
+        Task::New { experiment, destination, name } => {
+            new::run(&experiment, &destination, name.as_deref())
+        }
         Task::Check => check::run(),
     };
     match result {

@@ -30,31 +30,16 @@ pub fn run(experiment: &str, destination: &Path, name: Option<&str>) -> Result<(
         COMPANIONS.join(", ")
     );
     let shown = destination.display();
-    ensure!(
-        !destination.exists(),
-        "{shown} exists: name a folder that does not"
-    );
+    ensure!(!destination.exists(), "{shown} exists: name a folder that does not");
 
     let renamed = Renamed { experiment, name };
     for folder in COMPANIONS {
-        copy(
-            &root().join(folder),
-            &destination.join(folder),
-            &|_, text| text,
-        )?;
+        copy(&root().join(folder), &destination.join(folder), &|_, text| text)?;
     }
-    copy(
-        &root().join(experiment),
-        &destination.join(name),
-        &|path, text| renamed.text(path, &text),
-    )?;
-    for file in [
-        "Cargo.lock",
-        "LICENSE",
-        "rustfmt.toml",
-        ".gitignore",
-        ".editorconfig",
-    ] {
+    copy(&root().join(experiment), &destination.join(name), &|path, text| {
+        renamed.text(path, &text)
+    })?;
+    for file in ["Cargo.lock", "LICENSE", "rustfmt.toml", ".gitignore", ".editorconfig"] {
         copy_file(&root().join(file), &destination.join(file), &|_, text| text)?;
     }
     let workspace =
@@ -64,13 +49,8 @@ pub fn run(experiment: &str, destination: &Path, name: Option<&str>) -> Result<(
 
     // Leaves in Cargo.lock what is needed here, at the versions it holds.
     let mut tidy = cargo();
-    tidy.args(["update", "--workspace", "--quiet"])
-        .current_dir(destination)
-        .stdout(Stdio::null());
-    ensure!(
-        tidy.status()?.success(),
-        "cargo cannot read the new workspace in {shown}"
-    );
+    tidy.args(["update", "--workspace", "--quiet"]).current_dir(destination).stdout(Stdio::null());
+    ensure!(tidy.status()?.success(), "cargo cannot read the new workspace in {shown}");
     println!("{shown} is a workspace that begins as {experiment}; next:\n");
     println!("    cd {shown}\n    cargo test");
     Ok(())
@@ -114,19 +94,13 @@ impl Renamed<'_> {
         for (n, part) in text.split(&old).enumerate() {
             if n > 0 {
                 result.extend(["cargo run -p ", name]);
-                if ![" --bin", " --example"]
-                    .iter()
-                    .any(|flag| part.starts_with(flag))
-                {
+                if ![" --bin", " --example"].iter().any(|flag| part.starts_with(flag)) {
                     result.extend([" --bin ", experiment]);
                 }
             }
             result += part;
         }
-        result.replace(
-            &format!("cargo test -p {experiment}"),
-            &format!("cargo test -p {name}"),
-        )
+        result.replace(&format!("cargo test -p {experiment}"), &format!("cargo test -p {name}"))
     }
 
     fn readme(&self) -> Result<String> {
@@ -153,9 +127,7 @@ fn without_links_outside(markdown: &str) -> String {
     let mut result = String::new();
     let mut rest = markdown;
     while let Some((before, after)) = rest.split_once("](../") {
-        let is_companion = COMPANIONS
-            .iter()
-            .any(|folder| after.starts_with(&format!("{folder}/")));
+        let is_companion = COMPANIONS.iter().any(|folder| after.starts_with(&format!("{folder}/")));
         let link = before.rfind('[').zip(after.find(')'));
         match link {
             Some((open, close)) if !is_companion => {
@@ -191,14 +163,7 @@ fn copy_file(from: &Path, to: &Path, change: &dyn Fn(&Path, String) -> String) -
     fs::create_dir_all(to.parent().unwrap_or(to)).with_context(cannot)?;
     let text =
         fs::read_to_string(from).with_context(|| format!("cannot read {}", from.display()))?;
-    fs::write(to, change(from, text)).with_context(cannot)?;
-    // As old as what it was made from: who makes it again need not build it again.
-    let modified = from.metadata()?.modified()?;
-    fs::File::options()
-        .write(true)
-        .open(to)?
-        .set_modified(modified)
-        .with_context(cannot)
+    fs::write(to, change(from, text)).with_context(cannot)
 }
 
 #[cfg(test)]
@@ -214,19 +179,10 @@ mod tests {
 
     #[test]
     fn commands_name_the_package_and_programs_keep_their_names() {
-        let renamed = Renamed {
-            experiment: "hello",
-            name: "greeter",
-        };
+        let renamed = Renamed { experiment: "hello", name: "greeter" };
         for (command, expected) in [
-            (
-                "cargo run -p hello -- --server x",
-                "cargo run -p greeter --bin hello -- --server x",
-            ),
-            (
-                "cargo run -p hello --bin hello",
-                "cargo run -p greeter --bin hello",
-            ),
+            ("cargo run -p hello -- --server x", "cargo run -p greeter --bin hello -- --server x"),
+            ("cargo run -p hello --bin hello", "cargo run -p greeter --bin hello"),
             (
                 "cargo run -p hello --example first-hello",
                 "cargo run -p greeter --example first-hello",
@@ -241,9 +197,7 @@ mod tests {
         for good in ["my-service", "rpc", "a1_b"] {
             assert!(is_crate_name(good), "{good}");
         }
-        for bad in [
-            "", "1st", "My", "a b", "common", "testkit", "test", "ä", "-x",
-        ] {
+        for bad in ["", "1st", "My", "a b", "common", "testkit", "test", "ä", "-x"] {
             assert!(!is_crate_name(bad), "{bad}");
         }
     }

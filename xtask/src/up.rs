@@ -32,10 +32,6 @@ pub fn run(data: Option<PathBuf>) -> Result<()> {
     println!("data         {}", data.display());
     println!("Ctrl-C ends it\n");
     let mut server = Command::new(server);
-    server
-        .arg("--config")
-        .arg(root().join("nats-server.conf"))
-        .arg("--store_dir")
-        .arg(data);
+    server.arg("--config").arg(root().join("nats-server.conf")).arg("--store_dir").arg(data);
     bail!("cannot run nats-server: {}", server.exec())
 }

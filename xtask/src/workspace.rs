@@ -45,31 +45,18 @@ pub fn cargo() -> Command {
 /// example begins with `examples/`.
 pub fn build(packages: &[String]) -> Result<HashMap<String, PathBuf>> {
     let mut build = cargo();
-    build.args([
-        "build",
-        "--bins",
-        "--examples",
-        "--message-format=json-render-diagnostics",
-    ]);
+    build.args(["build", "--bins", "--examples", "--message-format=json-render-diagnostics"]);
     for package in packages {
         build.args(["--package", package]);
     }
-    let output = build
-        .stderr(Stdio::inherit())
-        .output()
-        .context("cannot run cargo")?;
+    let output = build.stderr(Stdio::inherit()).output().context("cannot run cargo")?;
     ensure!(output.status.success(), "the build failed");
     let mut programs = HashMap::new();
-    for line in output
-        .stdout
-        .split(|byte| *byte == b'\n')
-        .filter(|line| !line.is_empty())
-    {
+    for line in output.stdout.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
         let message: Value = serde_json::from_slice(line)?;
-        if let (Some(name), Some(path)) = (
-            message["target"]["name"].as_str(),
-            message["executable"].as_str(),
-        ) {
+        if let (Some(name), Some(path)) =
+            (message["target"]["name"].as_str(), message["executable"].as_str())
+        {
             let is_example = message["target"]["kind"][0] == "example";
             let folder = if is_example { "examples/" } else { "" };
             programs.insert(format!("{folder}{name}"), PathBuf::from(path));
@@ -81,13 +68,8 @@ pub fn build(packages: &[String]) -> Result<HashMap<String, PathBuf>> {
 /// Runs the benchmarks.
 pub fn bench(args: &[String]) -> Result<()> {
     let mut bench = cargo();
-    bench
-        .args(["run", "--quiet", "--release", "--package", "bench", "--"])
-        .args(args);
-    ensure!(
-        bench.status().context("cannot run cargo")?.success(),
-        "the benchmark failed"
-    );
+    bench.args(["run", "--quiet", "--release", "--package", "bench", "--"]).args(args);
+    ensure!(bench.status().context("cannot run cargo")?.success(), "the benchmark failed");
     Ok(())
 }
 
@@ -102,10 +84,7 @@ pub fn bless(named: &[String]) -> Result<()> {
         test.args(["--package", name]);
     }
     test.args(["--test", "readme"]);
-    ensure!(
-        test.status().context("cannot run cargo")?.success(),
-        "a README cannot be played"
-    );
+    ensure!(test.status().context("cannot run cargo")?.success(), "a README cannot be played");
     Ok(())
 }
 
@@ -113,10 +92,7 @@ pub fn bless(named: &[String]) -> Result<()> {
 pub fn chosen(named: &[String]) -> Result<Vec<String>> {
     let mut all = experiments()?;
     if let Some(unknown) = named.iter().find(|name| !all.contains(name)) {
-        bail!(
-            "there is no experiment {unknown:?}; there are: {}",
-            all.join(", ")
-        );
+        bail!("there is no experiment {unknown:?}; there are: {}", all.join(", "));
     }
     all.retain(|name| named.is_empty() || named.contains(name));
     Ok(all)

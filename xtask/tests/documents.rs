@@ -21,17 +21,8 @@ impl Document {
     fn all() -> Result<Vec<Self>> {
         // What is ignored, built or lifted elsewhere is none of them.
         let mut list = Command::new("git");
-        list.args([
-            "ls-files",
-            "--cached",
-            "--others",
-            "--exclude-standard",
-            "*.md",
-        ]);
-        let output = list
-            .current_dir(root())
-            .output()
-            .context("cannot run git")?;
+        list.args(["ls-files", "--cached", "--others", "--exclude-standard", "*.md"]);
+        let output = list.current_dir(root()).output().context("cannot run git")?;
         let list = String::from_utf8(output.stdout)?;
         let documents: Vec<Self> = list.lines().map(Self::read).collect::<Result<_>>()?;
         ensure!(!documents.is_empty(), "git knows no document");
@@ -113,9 +104,7 @@ impl Document {
 }
 
 fn anchor(heading: &str) -> String {
-    let kept = heading
-        .chars()
-        .filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
+    let kept = heading.chars().filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
     kept.collect::<String>().to_lowercase().replace(' ', "-")
 }
 
@@ -123,24 +112,13 @@ fn anchor(heading: &str) -> String {
 fn every_relative_link_and_anchor_leads_somewhere() -> Result<()> {
     for document in Document::all()? {
         let name = document.path.display();
-        for (_, target) in document
-            .links()
-            .iter()
-            .filter(|(_, target)| !target.contains("://"))
-        {
+        for (_, target) in document.links().iter().filter(|(_, target)| !target.contains("://")) {
             let (path, fragment) = target.split_once('#').unwrap_or((target, ""));
             let folder = document.path.parent().context("no folder")?;
-            let file = if path.is_empty() {
-                document.path.clone()
-            } else {
-                folder.join(path)
-            };
+            let file = if path.is_empty() { document.path.clone() } else { folder.join(path) };
             ensure!(file.exists(), "{name}: {target} leads nowhere");
             if !fragment.is_empty() {
-                let linked = Document {
-                    text: fs::read_to_string(&file)?,
-                    path: file,
-                };
+                let linked = Document { text: fs::read_to_string(&file)?, path: file };
                 ensure!(
                     linked.anchors().iter().any(|anchor| anchor == fragment),
                     "{name}: no heading for {target}"
@@ -166,47 +144,27 @@ fn every_test_that_a_document_names_exists() -> Result<()> {
             let source =
                 fs::read_to_string(&file).with_context(|| format!("{}", file.display()))?;
             let is_there = source.contains(&format!("fn {words}()"));
-            ensure!(
-                is_there,
-                "{}: no test {words} in {target}",
-                document.path.display()
-            );
+            ensure!(is_there, "{}: no test {words} in {target}", document.path.display());
             named += 1;
         }
     }
-    ensure!(
-        named > 0,
-        "no document names a test: this one looks for the wrong thing"
-    );
+    ensure!(named > 0, "no document names a test: this one looks for the wrong thing");
     Ok(())
 }
 
 #[test]
 fn every_guarantee_links_its_proof() -> Result<()> {
     for document in Document::all()? {
-        let Some((_, card)) = document
-            .text
-            .split_once("\n## What is guaranteed, and what is not\n")
+        let Some((_, card)) =
+            document.text.split_once("\n## What is guaranteed, and what is not\n")
         else {
             continue;
         };
         let card = card.split("\n## ").next().unwrap_or_default();
-        let rows: Vec<&str> = card
-            .lines()
-            .filter(|line| line.starts_with('|'))
-            .skip(2)
-            .collect();
-        ensure!(
-            !rows.is_empty(),
-            "{}: an empty guarantee card",
-            document.path.display()
-        );
+        let rows: Vec<&str> = card.lines().filter(|line| line.starts_with('|')).skip(2).collect();
+        ensure!(!rows.is_empty(), "{}: an empty guarantee card", document.path.display());
         for row in rows {
-            ensure!(
-                row.contains("tests/"),
-                "{}: not proved: {row}",
-                document.path.display()
-            );
+            ensure!(row.contains("tests/"), "{}: not proved: {row}", document.path.display());
         }
     }
     Ok(())
@@ -215,10 +173,7 @@ fn every_guarantee_links_its_proof() -> Result<()> {
 #[test]
 fn rust_in_a_readme_is_what_the_source_says() -> Result<()> {
     for document in Document::all()? {
-        for (_, code) in document
-            .code()
-            .iter()
-            .filter(|(language, _)| language.starts_with("rust"))
+        for (_, code) in document.code().iter().filter(|(language, _)| language.starts_with("rust"))
         {
             let (first, excerpt) = code.split_once('\n').context("an empty block")?;
             let name = document.path.display();
@@ -238,7 +193,5 @@ fn rust_in_a_readme_is_what_the_source_says() -> Result<()> {
 
 /// Without indentation.
 fn plain(code: &str) -> String {
-    code.lines()
-        .map(|line| format!("{}\n", line.trim()))
-        .collect()
+    code.lines().map(|line| format!("{}\n", line.trim())).collect()
 }

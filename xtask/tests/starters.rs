@@ -1,14 +1,14 @@
-//! An experiment becomes something of its own.
+//! An experiment can be copied, and can become the start of a service.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
 mod common;
 
-use common::{nested, root, run};
+use common::{builds_nested, lock_nested, nested, root, run};
 
 fn new(args: &[&str]) -> Command {
     let mut command = testkit::isolated(env!("CARGO_BIN_EXE_xtask"));
@@ -16,53 +16,37 @@ fn new(args: &[&str]) -> Command {
     command
 }
 
-/// The cargo that runs the tests, building elsewhere, and nothing that only a debugger needs.
-fn cargo() -> Command {
+/// The cargo that runs the tests, in another workspace.
+fn cargo(workspace: &Path, args: &[&str]) -> Command {
     let mut cargo = testkit::isolated(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo
-        .env("CARGO_TARGET_DIR", nested())
-        .env("CARGO_PROFILE_DEV_DEBUG", "0");
+    cargo.args(args).arg("--offline").current_dir(workspace);
+    builds_nested(&mut cargo);
     cargo
 }
 
 /// The experiments, as the README lists them.
 fn experiments() -> Result<Vec<String>> {
     let ended = run(&mut new(&["nothing-like-it", "/no/such/folder"]))?;
-    let line = ended.stderr.first().context("no word")?;
+    let line = ended.stderr.first().context("no line on stderr")?;
     let (_, list) = line.split_once("there are: ").context("no list")?;
     Ok(list.split(", ").map(str::to_owned).collect())
 }
 
-/// Checks every target of `package` with its lints, builds its programs, and plays its README.
-fn holds(workspace: &Path, package: &str) -> Result<()> {
-    let mut clippy = cargo();
-    clippy.args([
-        "clippy",
-        "--offline",
-        "--quiet",
-        "--package",
-        package,
-        "--all-targets",
-    ]);
-    let ended = run(clippy
-        .args(["--", "--deny", "warnings"])
-        .current_dir(workspace))?;
+/// Builds the programs, examples and tests of `package`, and plays its README.
+///
+/// They are linked and not only checked, because a check would have to compile all dependencies
+/// a second time. Lints do not depend on the workspace: `cargo xtask check` has applied them.
+fn builds_and_is_true(workspace: &Path, package: &str) -> Result<()> {
+    let build = ["build", "--quiet", "--package", package];
+    let targets = ["--lib", "--bins", "--examples", "--test", "*"];
+    let has_library = workspace.join(package).join("src/lib.rs").exists();
+    let targets = &targets[usize::from(!has_library)..];
+    let ended = run(cargo(workspace, &build).args(targets))?;
     ensure!(ended.success(), "{package}: {ended:#?}");
-    let mut test = cargo();
-    test.args([
-        "test",
-        "--offline",
-        "--quiet",
-        "--package",
-        package,
-        "--test",
-        "readme",
-    ]);
-    let ended = run(test.current_dir(workspace))?;
-    let passed = ended
-        .stdout
-        .iter()
-        .any(|line| line.contains("ok. 1 passed"));
+
+    let test = ["test", "--quiet", "--package", package, "--test", "readme"];
+    let ended = run(&mut cargo(workspace, &test))?;
+    let passed = ended.stdout.iter().any(|line| line.contains("ok. 1 passed"));
     ensure!(ended.success() && passed, "{package}: {ended:#?}");
     Ok(())
 }
@@ -70,40 +54,50 @@ fn holds(workspace: &Path, package: &str) -> Result<()> {
 /// `cargo xtask new`.
 #[test]
 fn every_experiment_becomes_a_service_under_a_new_name() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let mut workspaces = Vec::new();
     for experiment in experiments()? {
         let name = format!("my-{experiment}");
-        let destination = nested().join("new").join(&name);
-        remove(&destination)?;
-        let ended = run(&mut new(&[
-            &experiment,
-            destination.to_str().context("not UTF-8")?,
-        ]))?;
+        let made = folder.path().join(&name);
+        let ended = run(&mut new(&[&experiment, made.to_str().context("not UTF-8")?]))?;
         ensure!(ended.success(), "{ended:#?}");
-        holds(&destination, &name)?;
-        let readme = fs::read_to_string(destination.join("README.md"))?;
+        let readme = fs::read_to_string(made.join("README.md"))?;
         ensure!(
             readme.starts_with(&format!("# {name}\n")) && readme.contains(&experiment),
             "{readme}"
         );
+        let workspace = nested().join("new").join(&name);
+        mirror(&made, &workspace)?;
+        workspaces.push((workspace, name));
+    }
+    for (workspace, name) in workspaces {
+        let _lock = lock_nested()?;
+        builds_and_is_true(&workspace, &name)?;
     }
     Ok(())
 }
 
 /// `cp -r EXPERIMENT common testkit ELSEWHERE`, and a line that makes it a workspace.
+///
+/// The test above builds the same sources of every experiment, each in a workspace of its own. So
+/// cargo has to accept each copy here, and one is built.
 #[test]
 fn a_copied_experiment_builds_and_is_true_to_its_readme() -> Result<()> {
     for experiment in experiments()? {
         let elsewhere = nested().join("copied").join(&experiment);
-        remove(&elsewhere)?;
         for folder in [&experiment, "common", "testkit"] {
-            copy(&root().join(folder), &elsewhere.join(folder))?;
+            mirror(&root().join(folder), &elsewhere.join(folder))?;
         }
         fs::copy(root().join("Cargo.lock"), elsewhere.join("Cargo.lock"))?;
         let workspace = "[workspace]\nresolver = \"3\"\nmembers = [\"*\"]\n";
         fs::write(elsewhere.join("Cargo.toml"), workspace)?;
-        holds(&elsewhere, &experiment)?;
+        // Reads the manifests, and finds every dependency.
+        let tree = ["tree", "--quiet", "--package", &experiment];
+        let ended = run(&mut cargo(&elsewhere, &tree))?;
+        ensure!(ended.success(), "{experiment}: {:#?}", ended.stderr);
     }
-    Ok(())
+    let _lock = lock_nested()?;
+    builds_and_is_true(&nested().join("copied/hello"), "hello")
 }
 
 #[test]
@@ -112,50 +106,56 @@ fn what_cannot_become_a_service_is_refused() -> Result<()> {
     let there = folder.path().to_str().context("not UTF-8")?;
     let free = &format!("{there}/free");
     for (args, reason) in [
-        (
-            &["helo", free][..],
-            "there is no experiment \"helo\"; there are: hello",
-        ),
+        (&["helo", free][..], "there is no experiment \"helo\"; there are: hello"),
         (&["hello", there, "--name", "x"], "exists"),
-        (
-            &["hello", free, "--name", "My Service"],
-            "no name for a crate",
-        ),
+        (&["hello", free, "--name", "My Service"], "no name for a crate"),
         (&["hello", free, "--name", "common"], "no name for a crate"),
     ] {
         let ended = run(&mut new(args))?;
         ensure!(ended.code() == Some(1), "{ended:?}");
-        let [line] = &ended.stderr[..] else {
-            anyhow::bail!("{ended:?}")
-        };
+        let [line] = &ended.stderr[..] else { anyhow::bail!("{ended:?}") };
         ensure!(line.contains(reason), "{line}");
         ensure!(!Path::new(free).exists());
     }
     Ok(())
 }
 
-fn remove(folder: &Path) -> Result<()> {
-    if folder.exists() {
-        fs::remove_dir_all(folder)?;
+/// Makes `to` the same as `from`. A file that has not changed keeps its time: cargo does not
+/// build it again.
+fn mirror(from: &Path, to: &Path) -> Result<()> {
+    let (wanted, present) = (files(from)?, files(to)?);
+    for gone in present.iter().filter(|path| !wanted.contains(path)) {
+        fs::remove_file(to.join(gone))?;
+    }
+    for path in wanted {
+        let (from, to) = (from.join(&path), to.join(&path));
+        let content = fs::read(from)?;
+        if fs::read(&to).ok().as_ref() != Some(&content) {
+            fs::create_dir_all(to.parent().unwrap_or(&to))?;
+            fs::write(to, content)?;
+        }
     }
     Ok(())
 }
 
-/// As `cp -rp` does: what keeps its time is not built again.
-fn copy(from: &Path, to: &Path) -> Result<()> {
-    fs::create_dir_all(to)?;
-    for entry in fs::read_dir(from)? {
-        let entry = entry?;
-        let to = to.join(entry.file_name());
-        if entry.path().is_dir() {
-            copy(&entry.path(), &to)?;
-        } else {
-            fs::copy(entry.path(), &to)?;
-            fs::File::options()
-                .write(true)
-                .open(&to)?
-                .set_modified(entry.metadata()?.modified()?)?;
+/// The files below `folder`, by their paths inside it; none if there is no such folder.
+fn files(folder: &Path) -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    let mut folders = vec![PathBuf::new()];
+    while let Some(inside) = folders.pop() {
+        let path = folder.join(&inside);
+        if !path.exists() {
+            continue;
+        }
+        for entry in fs::read_dir(path)? {
+            let entry = entry?;
+            let path = inside.join(entry.file_name());
+            if entry.path().is_dir() {
+                folders.push(path);
+            } else {
+                found.push(path);
+            }
         }
     }
-    Ok(())
+    Ok(found)
 }

@@ -8,12 +8,11 @@ use testkit::{Port, Server};
 
 mod common;
 
-use common::{nested, root, run};
+use common::{builds_nested, lock_nested, root, run};
 
-/// What is built goes to a folder of its own: the programs that other tests run stay as they are.
 fn xtask(args: &[&str]) -> Command {
     let mut command = testkit::isolated(env!("CARGO_BIN_EXE_xtask"));
-    command.args(args).env("CARGO_TARGET_DIR", nested());
+    builds_nested(command.args(args));
     if let Some(bin) = std::env::var_os("NATS_SERVER_BIN") {
         command.env("NATS_SERVER_BIN", bin);
     }
@@ -22,34 +21,28 @@ fn xtask(args: &[&str]) -> Command {
 
 #[test]
 fn the_demo_of_everything_is_what_the_readme_shows() -> Result<()> {
+    let _lock = lock_nested()?;
     let ended = run(&mut xtask(&["demo"]))?;
     let printed = ended.stdout.join("\n");
     assert!(ended.success(), "{ended:?}");
-    assert!(
-        !printed.contains('\u{1b}'),
-        "no colours where nobody sees them: {printed}"
-    );
+    assert!(!printed.contains('\u{1b}'), "no colours where nobody sees them: {printed}");
     let wide = ended.stdout.iter().find(|line| line.chars().count() > 80);
     assert!(wide.is_none(), "more than 80 columns: {wide:?}");
 
     let readme = std::fs::read_to_string(root().join("README.md"))?;
-    let (_, shown) = readme
-        .split_once("$ cargo xtask demo\n")
-        .context("not in the README")?;
+    let (_, shown) = readme.split_once("$ cargo xtask demo\n").context("not in the README")?;
     let (shown, _) = shown.split_once("```").context("no end")?;
     // Times differ from run to run, as may the blank before the first line.
     let timeless = |text: &str| text.trim().replace(|c: char| c.is_ascii_digit(), "0") + "\n";
     let (shown, printed) = (timeless(shown), timeless(&printed));
-    assert!(
-        testkit::is_match(&shown, &printed),
-        "--- README\n{shown}\n+++ printed\n{printed}"
-    );
+    assert!(testkit::is_match(&shown, &printed), "--- README\n{shown}\n+++ printed\n{printed}");
     Ok(())
 }
 
 #[test]
 fn the_demo_uses_a_running_server() -> Result<()> {
     let server = Server::start()?;
+    let _lock = lock_nested()?;
     let ended = run(&mut xtask(&["demo", "hello", "--server", &server.url()]))?;
     assert!(ended.success(), "{ended:?}");
     assert_eq!(server.monitor("/varz")?["total_connections"], 1);
@@ -60,12 +53,10 @@ fn the_demo_uses_a_running_server() -> Result<()> {
 fn the_demo_fails_where_a_program_does() -> Result<()> {
     let port = Port::claim()?;
     let nobody = format!("nats://127.0.0.1:{}", port.number());
+    let _lock = lock_nested()?;
     let ended = run(&mut xtask(&["demo", "hello", "--server", &nobody]))?;
     assert_eq!(ended.code(), Some(1));
-    assert!(
-        ended.stderr.join("\n").contains("hello failed"),
-        "{ended:?}"
-    );
+    assert!(ended.stderr.join("\n").contains("hello failed"), "{ended:?}");
     assert!(ended.stdout.join("\n").contains("failed"), "{ended:?}");
     Ok(())
 }
@@ -74,9 +65,7 @@ fn the_demo_fails_where_a_program_does() -> Result<()> {
 fn an_unknown_experiment_is_named_and_the_known_ones_listed() -> Result<()> {
     let ended = run(&mut xtask(&["demo", "helo"]))?;
     assert_eq!(ended.code(), Some(1));
-    let [line] = &ended.stderr[..] else {
-        anyhow::bail!("{ended:?}")
-    };
+    let [line] = &ended.stderr[..] else { anyhow::bail!("{ended:?}") };
     assert!(line.contains("helo") && line.contains("hello"), "{line}");
     Ok(())
 }
@@ -101,26 +90,14 @@ fn without_any_way_to_a_server_every_way_is_named() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let old =
         "printf '#!/bin/sh\\necho nats-server: v2.1.0\\n' > nats-server; chmod +x nats-server";
-    let made = Command::new("/bin/sh")
-        .args(["-c", old])
-        .current_dir(folder.path())
-        .status()?;
+    let made = Command::new("/bin/sh").args(["-c", old]).current_dir(folder.path()).status()?;
     assert!(made.success());
     let mut up = xtask(&["up"]);
     up.env_remove("NATS_SERVER_BIN").env("PATH", folder.path());
     let ended = run(up.env("XDG_CACHE_HOME", folder.path()))?;
     assert_eq!(ended.code(), Some(1));
-    let [line] = &ended.stderr[..] else {
-        anyhow::bail!("{ended:?}")
-    };
-    for part in [
-        "2.1.0",
-        "too old",
-        "NATS_SERVER_BIN",
-        "PATH",
-        "pip",
-        "docker compose up -d",
-    ] {
+    let [line] = &ended.stderr[..] else { anyhow::bail!("{ended:?}") };
+    for part in ["2.1.0", "too old", "NATS_SERVER_BIN", "PATH", "pip", "docker compose up -d"] {
         assert!(line.contains(part), "{part:?} is missing in: {line}");
     }
     Ok(())
@@ -147,16 +124,10 @@ fn the_servers_own_check_accepts_the_configuration() -> Result<()> {
     let path = folder.path().join("nats-server.conf");
     for config in [text, in_container] {
         std::fs::write(&path, config)?;
-        let output = Command::new(testkit::nats_server()?)
-            .arg("-t")
-            .arg("-c")
-            .arg(&path)
-            .output()?;
+        let output =
+            Command::new(testkit::nats_server()?).arg("-t").arg("-c").arg(&path).output()?;
         let said = String::from_utf8_lossy(&output.stderr);
-        assert!(
-            output.status.success() && said.contains("is valid"),
-            "{said}"
-        );
+        assert!(output.status.success() && said.contains("is valid"), "{said}");
     }
     Ok(())
 }
@@ -165,9 +136,6 @@ fn the_servers_own_check_accepts_the_configuration() -> Result<()> {
 fn the_container_runs_the_pinned_version() -> Result<()> {
     let compose = std::fs::read_to_string(root().join("docker-compose.yml"))?;
     let image = format!("image: nats:{}-alpine", testkit::VERSION);
-    assert!(
-        compose.contains(&image),
-        "docker-compose.yml does not say `{image}`"
-    );
+    assert!(compose.contains(&image), "docker-compose.yml does not say `{image}`");
     Ok(())
 }

@@ -19,19 +19,10 @@ fn cargo() -> Command {
 /// The workspace's own packages, as cargo sees them.
 fn packages() -> Result<Vec<Value>> {
     let mut metadata = cargo();
-    metadata.args([
-        "metadata",
-        "--no-deps",
-        "--offline",
-        "--format-version",
-        "1",
-    ]);
+    metadata.args(["metadata", "--no-deps", "--offline", "--format-version", "1"]);
     let output = metadata.current_dir(root()).output()?;
     let metadata: Value = serde_json::from_slice(&output.stdout)?;
-    Ok(metadata["packages"]
-        .as_array()
-        .context("no packages")?
-        .clone())
+    Ok(metadata["packages"].as_array().context("no packages")?.clone())
 }
 
 fn name(package: &Value) -> &str {
@@ -57,17 +48,11 @@ fn versions_are_in_step() -> Result<()> {
     for package in packages()? {
         for key in ["edition", "rust_version", "license"] {
             let value = package[key].to_string();
-            versions
-                .entry(key.into())
-                .or_default()
-                .insert(value, name(&package).into());
+            versions.entry(key.into()).or_default().insert(value, name(&package).into());
         }
         for dependency in dependencies(&package).filter(|dependency| dependency["path"].is_null()) {
             let (library, version) = (name(dependency), dependency["req"].to_string());
-            versions
-                .entry(library.into())
-                .or_default()
-                .insert(version, name(&package).into());
+            versions.entry(library.into()).or_default().insert(version, name(&package).into());
         }
     }
     for (what, versions) in versions {
@@ -95,11 +80,7 @@ fn arrows_point_one_way() -> Result<()> {
             // The kit is for tests: a program that ships does not carry it.
             let for_tests = dependency["kind"] == "dev";
             let ships = name(&package) == "common" || is_experiment(&package);
-            ensure!(
-                used != "testkit" || for_tests || !ships,
-                "{} ships testkit",
-                name(&package)
-            );
+            ensure!(used != "testkit" || for_tests || !ships, "{} ships testkit", name(&package));
         }
     }
     Ok(())
@@ -109,9 +90,8 @@ fn arrows_point_one_way() -> Result<()> {
 fn every_crate_can_be_lifted_out_of_the_workspace() -> Result<()> {
     for package in packages()? {
         let manifest = manifest(&package)?;
-        let inherits = manifest
-            .lines()
-            .any(|line| line.replace(' ', "").contains("workspace=true"));
+        let inherits =
+            manifest.lines().any(|line| line.replace(' ', "").contains("workspace=true"));
         ensure!(!inherits, "{} inherits from the workspace", name(&package));
     }
     Ok(())
@@ -154,10 +134,7 @@ fn every_crate_is_held_to_the_same_lints() -> Result<()> {
             "{}: {prints} lints on printing",
             name(&package)
         );
-        let rest: Vec<&str> = lints
-            .lines()
-            .filter(|line| !is_about_printing(line))
-            .collect();
+        let rest: Vec<&str> = lints.lines().filter(|line| !is_about_printing(line)).collect();
         all.insert(rest.join("\n"), name(&package).into());
     }
     ensure!(all.len() == 1, "lints differ: {all:?}");

@@ -1,5 +1,6 @@
 //! What several of these tests need.
 
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -13,15 +14,30 @@ pub fn root() -> PathBuf {
     xtask.parent().unwrap_or(xtask).to_owned()
 }
 
-/// Where cargo builds when a test calls it: kept from run to run, and apart from what the tests
-/// themselves are built into.
+/// The folder into which cargo builds when a test calls it. It is kept from run to run, so that
+/// only the first run builds the dependencies, and it is not the folder of the tests themselves,
+/// whose programs stay as they are.
 pub fn nested() -> PathBuf {
     root().join("target/nested")
 }
 
-/// Runs it to its end. The first time, that can take a whole build.
+/// Lets the cargo that `command` runs build into [`nested`], without debug information: all tests
+/// share what is built there, and that takes less time.
+pub fn builds_nested(command: &mut Command) -> &mut Command {
+    command.env("CARGO_TARGET_DIR", nested()).env("CARGO_PROFILE_DEV_DEBUG", "0")
+}
+
+/// Waits until no other test uses the programs in [`nested`], and keeps others from it until the
+/// value is dropped. Several packages have programs of the same name: a test that builds one must
+/// have run it before another test builds its own.
+pub fn lock_nested() -> Result<File> {
+    fs::create_dir_all(nested())?;
+    let lock = File::create(nested().join("lock"))?;
+    lock.lock()?;
+    Ok(lock)
+}
+
+/// Runs `command` to its end. The first time that can take a whole build.
 pub fn run(command: &mut Command) -> Result<Ended> {
-    Program::spawn(command)?
-        .patience(Duration::from_secs(1_800))
-        .wait()
+    Program::spawn(command)?.patience(Duration::from_secs(1_800)).wait()
 }
