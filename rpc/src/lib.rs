@@ -105,8 +105,10 @@ pub async fn given_up(stop: &CancellationToken) {
 /// No server has subscribed: nats-server says so at once, and the request was certainly not
 /// handled.
 #[derive(Debug, Error)]
-#[error("nobody answers {SUBJECT}; start a server with `cargo run -p rpc --bin math-server`")]
-pub struct NobodyAnswers;
+#[error(
+    "no responders: no server has subscribed to {SUBJECT}; start one with `cargo run -p rpc --bin math-server`"
+)]
+pub struct NoResponders;
 
 #[cfg(test)]
 mod tests {

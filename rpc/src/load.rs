@@ -12,7 +12,7 @@ use futures::stream::FuturesUnordered;
 use hdrhistogram::Histogram;
 use tokio::time::{Instant, sleep};
 
-use crate::NobodyAnswers;
+use crate::NoResponders;
 
 /// Pause before a request is repeated that no server was there for.
 const REPEAT_DELAY: Duration = Duration::from_millis(20);
@@ -104,7 +104,7 @@ async fn ask_again(
             was_there.set(true);
             return reply;
         };
-        if !error.is::<NobodyAnswers>() || !was_there.get() {
+        if !error.is::<NoResponders>() || !was_there.get() {
             return reply;
         }
         if Instant::now() + REPEAT_DELAY >= deadline {

@@ -173,11 +173,11 @@ fn each_request_goes_to_one_server() -> Result<()> {
 }
 
 #[test]
-fn where_nobody_answers_the_client_knows_at_once() -> Result<()> {
+fn without_a_server_the_client_knows_at_once() -> Result<()> {
     let server = Server::start()?;
     let begun = Instant::now();
     let line = fails(&server, &["1", "2", "--timeout", "1m"])?;
-    assert!(line.contains("nobody answers math.sum"), "{line}");
+    assert!(line.contains("no server has subscribed to math.sum"), "{line}");
     assert!(line.contains("cargo run -p rpc --bin math-server"));
     assert!(begun.elapsed() < Duration::from_secs(5));
     Ok(())
@@ -233,7 +233,7 @@ fn failures_among_many_are_counted() -> Result<()> {
     assert!(ended.stdout[0].starts_with("0 requests in "));
     assert_eq!(ended.stderr.len(), 1, "{:?}", ended.stderr);
     assert!(ended.stderr[0].contains("50 of 50 requests failed"));
-    assert!(ended.stderr[0].contains("nobody answers math.sum"));
+    assert!(ended.stderr[0].contains("no server has subscribed to math.sum"));
     Ok(())
 }
 
@@ -276,7 +276,7 @@ async fn a_bad_request_gets_an_error_reply() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn ten_thousand_malformed_requests_hurt_nobody() -> Result<()> {
+async fn ten_thousand_malformed_requests_do_no_harm() -> Result<()> {
     for bin in BOTH {
         let server = Server::start()?;
         let mut math = start(&mut server.command(bin))?;
@@ -359,7 +359,7 @@ fn hostile_reply_subjects_are_harmless() -> Result<()> {
 }
 
 #[test]
-fn a_reply_that_is_denied_stops_nobody() -> Result<()> {
+fn a_reply_that_is_denied_stops_no_server() -> Result<()> {
     let users = r#"authorization { users [
         { user: math, password: a, permissions: {
             publish: ["_INBOX.>"], subscribe: ["math.sum math_servers", "$SRV.>", "_INBOX.>"] } }
@@ -530,7 +530,7 @@ fn stop_after_outage(client: &mut Program) -> Result<()> {
         let (head, why) = report.split_once("failed: ").context("no reason")?;
         ensure!(number(head, " of ")? <= 64, "{report}");
         ensure!(why.starts_with("the connection was lost"), "{report}");
-        ensure!(!why.contains("nobody answers"), "{report}");
+        ensure!(!why.contains("no responders"), "{report}");
     }
     Ok(())
 }
@@ -584,7 +584,7 @@ fn a_client_whose_servers_have_gone_for_good_says_so() -> Result<()> {
     let ended = client.stop()?;
     assert_eq!(ended.code(), Some(1));
     let report = ended.stderr.last().context("no report")?;
-    assert!(report.contains("nobody answers math.sum"), "{report}");
+    assert!(report.contains("no server has subscribed to math.sum"), "{report}");
     Ok(())
 }
 

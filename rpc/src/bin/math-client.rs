@@ -14,7 +14,7 @@ use clap::Parser;
 use common::payload::SumRequest;
 use common::{CancellationToken, Connection, Output};
 use rpc::load::{self, LoadArgs};
-use rpc::{NobodyAnswers, SUBJECT};
+use rpc::{NoResponders, SUBJECT};
 use tokio::time::{Instant, timeout_at};
 
 /// A server may have taken the request, and may even have done what it asks for.
@@ -75,7 +75,7 @@ async fn sum(nats: &Connection, numbers: SumRequest, deadline: Instant) -> Resul
         // To NATS an error reply is a reply like any other: only its headers tell.
         Ok(Ok(reply)) => rpc::result(&reply),
         // nats-server says so, at once: it knows who has subscribed.
-        Ok(Err(error)) if error.kind() == RequestErrorKind::NoResponders => bail!(NobodyAnswers),
+        Ok(Err(error)) if error.kind() == RequestErrorKind::NoResponders => bail!(NoResponders),
         Ok(Err(error)) => Err(error).context("cannot send the request"),
         Err(_) => bail!("no reply in time: {MAYBE_HANDLED}, or allow more with --timeout"),
     }
