@@ -66,6 +66,19 @@ fn the_first_version_waits_for_ever_where_the_service_says_why() -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn a_message_that_does_not_come_back_is_an_error() -> Result<()> {
+    // nats-server changes the subject: the message goes where no program subscribes.
+    let server = Server::options().config("mappings: { hello: elsewhere }").start()?;
+    let mut first = Program::spawn(&mut server.command(example("first-hello")))?;
+    server.monitor_until("/varz", |varz| varz["in_msgs"].as_u64() >= Some(1))?;
+    let ended = Program::spawn(&mut server.command(HELLO))?.wait()?;
+    assert_eq!(ended.code(), Some(1), "{ended:?}");
+    assert!(ended.stderr[0].contains("did not come back"), "{ended:?}");
+    assert!(first.is_running()?);
+    Ok(())
+}
+
 /// A server whose users may do all but one thing; `other` may do that as well.
 fn server_that_denies(permission: &str) -> Result<Server> {
     let config = format!(

@@ -56,6 +56,25 @@ async fn what_is_published_while_nobody_listens_is_gone() -> Result<()> {
 }
 
 #[test]
+fn what_is_published_right_before_the_end_never_leaves() -> Result<()> {
+    let server = Server::start()?;
+    // On one thread, the task of the connection has no turn between the last `publish` and the end.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let client = async_nats::connect(server.url()).await?;
+        for _ in 0..30 {
+            client.publish("hello", "Hello World!".into()).await?;
+        }
+        anyhow::Ok(())
+    })?;
+    // As the end of the process does.
+    drop(runtime);
+    server.monitor_until("/varz", |varz| varz["connections"] == 0)?;
+    assert_eq!(server.monitor("/varz")?["in_msgs"], 0);
+    Ok(())
+}
+
+#[test]
 fn a_closed_pipe_is_no_error() -> Result<()> {
     let server = Server::start()?;
     let mut shell = server.command("/bin/sh");
