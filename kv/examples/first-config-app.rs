@@ -25,10 +25,11 @@ async fn main() -> Result<(), async_nats::Error> {
     let jetstream = jetstream::new(async_nats::connect(url).await?);
     let bucket = jetstream.get_key_value("configs_playgrnd").await?;
 
-    if let Some(entry) = bucket.entry("site_maintenance").await? {
+    let now = bucket.entry("site_maintenance").await?;
+    let mut changes = bucket.watch("site_maintenance").await?;
+    if let Some(entry) = now {
         print(&entry)?;
     }
-    let mut changes = bucket.watch("site_maintenance").await?;
     while let Some(entry) = changes.next().await {
         print(&entry?)?;
     }

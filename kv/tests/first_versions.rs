@@ -25,7 +25,6 @@ async fn the_first_app_prints_what_the_service_admin_writes() -> Result<()> {
     run(&server, ADMIN, &["set", "true"])?;
     let mut app = Program::spawn(&mut server.command(testkit::example("first-config-app")))?;
     app.expect("#1 site_maintenance is on")?;
-    wait_for_watches(&server, 1)?;
     run(&server, ADMIN, &["--cycles", "10", "--interval", "0s"])?;
     app.expect("#21 site_maintenance is on")?;
     let expected = (1..=21).map(|n| line(n, n % 2 == 1));
@@ -84,7 +83,6 @@ async fn the_first_app_misses_a_change_between_get_and_watch() -> Result<()> {
     link.heal();
 
     app.expect(&line(1, false))?;
-    wait_for_watches(&server, 1)?;
     bucket.put("site_maintenance", "true".into()).await?;
     app.expect(&line(3, true))?;
     assert_eq!(app.stdout(), [line(1, false), line(3, true)]);
@@ -217,7 +215,7 @@ async fn first_app_at_revision_10(server: &Server) -> Result<Program> {
     bucket.put("site_maintenance", "true".into()).await?;
     let mut command = server.command(testkit::example("first-config-app"));
     let mut app = Program::spawn(&mut command)?.patience(LIBRARY_WAITS);
-    wait_for_watches(server, 1)?;
+    app.expect(&line(1, true))?;
     for _ in 2..=10 {
         bucket.put("site_maintenance", "true".into()).await?;
     }
