@@ -1,8 +1,9 @@
-//! `kv`: a change that is pushed to a watch against one that is found by polling, and what each
-//! costs the server.
+//! `kv`: a change that a watch is sent against one that polling finds, and what each costs
+//! nats-server.
 
 use std::fs;
 use std::io::{Write, stdout};
+use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -23,46 +24,45 @@ use crate::stage::Stage;
 const BUCKET: &str = "configs_playgrnd";
 const KEY: &str = "site_maintenance";
 
-/// The part that watches with the bare client library.
+/// The part that watches with the client library alone.
 pub const PART: &str = "kv-watch";
 
 /// How many programs follow the switch.
 const FOLLOWERS: usize = 50;
-/// How long to look at what they cost while nothing changes: a watch has a heartbeat every 5 s.
+/// How long to measure the cost while nothing changes: a watch has a heartbeat every 5 s.
 const IDLE: Duration = Duration::from_secs(5);
 const POLL_EVERY: Duration = Duration::from_secs(1);
-/// Longer than that, so that no change is overtaken by the next one before a poll can see it.
+/// Longer than the interval of the polls, so that each change is seen before the next one.
 const CHANGE_EVERY: Duration = Duration::from_millis(1130);
 const CHANGES: u32 = 3;
-/// How many changes, one after the other has been seen.
+/// How many changes, each after the one before was seen.
 const ONE_BY_ONE: u32 = 3_000;
-/// Whoever has not seen a change by then has missed it.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// A follower that has not seen a change by then has missed it.
+const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Who saw which revision, and when.
+/// Reports which revision was seen, and when.
 type Seen = UnboundedSender<(u64, Instant)>;
 
 /// Both tables.
 ///
 /// # Errors
 ///
-/// Where a program fails or the server does not answer.
+/// If a program fails or nats-server does not answer.
 pub fn bench(stage: &Stage) -> Result<Vec<Table>> {
     let config_app = stage.program("kv", "config-app")?;
+    let first_config_app = stage.example("kv", "first-config-app")?;
     let runtime = Runtime::new()?;
     let mut tables = Vec::new();
 
-    let names = ["bare async-nats", "config-app"];
+    let names = ["first-config-app", "config-app"];
     let title = format!("From put to line printed by a watch, one by one ({ONE_BY_ONE})");
     let samples = stage.in_turns(&title, &names, |contender| {
         let server = Server::start()?.quiet();
-        runtime.block_on(bucket(&server))?;
-        let (seen, changes) = unbounded_channel();
-        let mut command = match contender {
-            0 => stage.part(&server, &[PART]),
-            _ => server.command(&config_app),
-        };
-        let _follower = follower(&mut command, &seen)?;
+        runtime.block_on(first_value(&server))?;
+        let (seen, mut changes) = unbounded_channel();
+        let program = [&first_config_app, &config_app][contender];
+        let _follower = follower(&mut server.command(program), &seen)?;
+        runtime.block_on(all_at_first_value(1, &mut changes))?;
         runtime.block_on(one_by_one(&server, changes))
     })?;
     let mut table = Table::new(&title, &["p50 µs", "p99 µs"]);
@@ -71,17 +71,20 @@ pub fn bench(stage: &Stage) -> Result<Vec<Table>> {
     }
     tables.push(table);
 
-    let names = ["watch", "config-app", "poll, 1 s"];
+    let names = ["first-config-app", "config-app", "poll, 1 s"];
     let title = format!("{FOLLOWERS} followers: from put to notice; while idle, each in a second");
     let samples = stage.in_turns(&title, &names, |contender| {
         let mut server = Server::start()?.quiet();
-        runtime.block_on(bucket(&server))?;
-        let (seen, changes) = unbounded_channel();
+        runtime.block_on(first_value(&server))?;
+        let (seen, mut changes) = unbounded_channel();
+        let programs =
+            |path: &Path| Followers::programs(|| follower(&mut server.command(path), &seen));
         let _followers = match contender {
-            0 => Followers::tasks(|| runtime.block_on(watch(&server, &seen)))?,
-            1 => Followers::programs(|| follower(&mut server.command(&config_app), &seen))?,
+            0 => programs(&first_config_app)?,
+            1 => programs(&config_app)?,
             _ => Followers::tasks(|| runtime.block_on(poll(&server, &seen)))?,
         };
+        runtime.block_on(all_at_first_value(FOLLOWERS, &mut changes))?;
         let idle = idle(&mut server)?;
         let mut figures = runtime.block_on(now_and_then(&server, changes))?;
         figures.extend(idle);
@@ -96,11 +99,11 @@ pub fn bench(stage: &Stage) -> Result<Vec<Table>> {
     Ok(tables)
 }
 
-/// A watch as one writes it where nothing fails, on tokio's default runtime: prints each revision.
+/// A watch without any precaution, on tokio's default runtime: prints each revision.
 ///
 /// # Errors
 ///
-/// Where there is no bucket or nobody reads the lines.
+/// If there is no bucket, or stdout is closed.
 pub fn part() -> Result<()> {
     Runtime::new()?.block_on(async {
         let url = std::env::var("NATS_URL")?;
@@ -115,7 +118,7 @@ pub fn part() -> Result<()> {
     })
 }
 
-/// Those who follow, until dropped.
+/// Everything that follows the switch, until it is dropped.
 enum Followers {
     Tasks(Vec<JoinHandle<()>>),
     Programs { _running: Vec<Program> },
@@ -144,50 +147,30 @@ impl Drop for Followers {
 /// A program that prints `#` and the revision of each change.
 fn follower(command: &mut Command, seen: &Seen) -> Result<Program> {
     let seen = seen.clone();
-    let mut running = Program::spawn_watched(command, move |line| {
-        let revision = line
-            .strip_prefix('#')
-            .and_then(|line| line.split(' ').next());
+    Program::spawn_watched(command, move |line| {
+        let revision = line.strip_prefix('#').and_then(|line| line.split(' ').next());
         if let Some(revision) = revision.and_then(|revision| revision.parse().ok()) {
             note(&seen, revision);
         }
-    })?;
-    // It watches when it has said something.
-    running.expect("")?;
-    Ok(running)
+    })
 }
 
 fn note(seen: &Seen, revision: u64) {
-    // Nobody counts any more when the measurement is over.
+    // Fails only when the measurement is over.
     let _ = seen.send((revision, Instant::now()));
 }
 
 async fn bucket(server: &Server) -> Result<Store> {
     let client = async_nats::connect(server.url()).await?;
-    let config = Config {
-        bucket: BUCKET.into(),
-        history: 64,
-        ..Config::default()
-    };
+    let config = Config { bucket: BUCKET.into(), history: 64, ..Config::default() };
     Ok(jetstream::new(client).create_key_value(config).await?)
-}
-
-/// As one writes it where nothing fails.
-async fn watch(server: &Server, seen: &Seen) -> Result<JoinHandle<()>> {
-    let mut entries = bucket(server).await?.watch_with_history(KEY).await?;
-    let seen = seen.clone();
-    Ok(tokio::spawn(async move {
-        while let Some(Ok(entry)) = entries.next().await {
-            note(&seen, entry.revision);
-        }
-    }))
 }
 
 /// Without a watch: asks for the value every second.
 async fn poll(server: &Server, seen: &Seen) -> Result<JoinHandle<()>> {
     let bucket = bucket(server).await?;
     let seen = seen.clone();
-    // They do not all ask at the same moment.
+    // They do not all poll at the same moment.
     sleep(POLL_EVERY / u32::try_from(FOLLOWERS)?).await;
     Ok(tokio::spawn(async move {
         let mut last = 0;
@@ -206,6 +189,25 @@ async fn poll(server: &Server, seen: &Seen) -> Result<JoinHandle<()>> {
     }))
 }
 
+/// Creates the bucket, with revision 1 in it.
+async fn first_value(server: &Server) -> Result<()> {
+    bucket(server).await?.put(KEY, "false".into()).await?;
+    Ok(())
+}
+
+/// Waits until all followers have seen revision 1.
+async fn all_at_first_value(
+    followers: usize,
+    changes: &mut UnboundedReceiver<(u64, Instant)>,
+) -> Result<()> {
+    for _ in 0..followers {
+        let seen = timeout(TIMEOUT, changes.recv()).await;
+        let (revision, _) = seen.ok().flatten().context("a follower did not start")?;
+        ensure!(revision == 1, "#{revision} out of order");
+    }
+    Ok(())
+}
+
 /// Puts a value when the one before has been seen.
 async fn one_by_one(
     server: &Server,
@@ -215,17 +217,12 @@ async fn one_by_one(
     let mut times = Histogram::<u64>::new(3)?;
     for change in 0..ONE_BY_ONE {
         let start = put(&bucket, change).await?;
-        let seen = timeout(PATIENCE, changes.recv()).await;
+        let seen = timeout(TIMEOUT, changes.recv()).await;
         let (revision, at) = seen.ok().flatten().context("a change was not seen")?;
-        ensure!(
-            revision == u64::from(change) + 1,
-            "#{revision} out of order"
-        );
+        ensure!(revision == u64::from(change) + 2, "#{revision} out of order");
         times.record(u64::try_from((at - start).as_nanos())?)?;
     }
-    Ok([0.5, 0.99]
-        .map(|share| quantile(&times, share) / 1e3)
-        .into())
+    Ok([0.5, 0.99].map(|share| quantile(&times, share) / 1e3).into())
 }
 
 /// Changes the value now and then; how late each follower sees each change.
@@ -238,28 +235,19 @@ async fn now_and_then(
     for change in 0..CHANGES {
         let start = put(&bucket, change).await?;
         for _ in 0..FOLLOWERS {
-            let seen = timeout(PATIENCE, changes.recv()).await;
+            let seen = timeout(TIMEOUT, changes.recv()).await;
             let (revision, at) = seen.ok().flatten().context("a change was not seen")?;
-            ensure!(
-                revision == u64::from(change) + 1,
-                "#{revision} out of order"
-            );
+            ensure!(revision == u64::from(change) + 2, "#{revision} out of order");
             times.record(u64::try_from((at - start).as_nanos())?)?;
         }
         sleep(CHANGE_EVERY.saturating_sub(start.elapsed())).await;
     }
-    Ok([0.5, 0.99]
-        .map(|share| quantile(&times, share) / 1e6)
-        .into())
+    Ok([0.5, 0.99].map(|share| quantile(&times, share) / 1e6).into())
 }
 
 /// Turns the switch, and returns when that began.
 async fn put(bucket: &Store, change: u32) -> Result<Instant> {
-    let value = if change.is_multiple_of(2) {
-        "true"
-    } else {
-        "false"
-    };
+    let value = if change.is_multiple_of(2) { "true" } else { "false" };
     let start = Instant::now();
     bucket.put(KEY, value.into()).await?;
     Ok(start)
@@ -271,26 +259,20 @@ fn quantile(times: &Histogram<u64>, share: f64) -> f64 {
     Duration::from_nanos(nanoseconds).as_secs_f64() * 1e9
 }
 
-/// What the server does for each follower in a second in which nothing changes: messages in and
-/// out, time on a processor.
+/// What nats-server does for each follower in a second in which nothing changes: messages in and
+/// out, processor time.
 fn idle(server: &mut Server) -> Result<Vec<f64>> {
     let messages = |server: &Server| {
         let varz = server.monitor("/varz")?;
         let (received, sent) = (varz["in_msgs"].as_u64(), varz["out_msgs"].as_u64());
-        received
-            .zip(sent)
-            .map(|(received, sent)| received + sent)
-            .context("no counts in /varz")
+        received.zip(sent).map(|(received, sent)| received + sent).context("no counts in /varz")
     };
     let before = (messages(server)?, processor_time(server.id()?)?);
     std::thread::sleep(IDLE);
     let after = (messages(server)?, processor_time(server.id()?)?);
     let each = f64::from(u32::try_from(FOLLOWERS)?) * IDLE.as_secs_f64();
     let time = after.1.saturating_sub(before.1);
-    Ok(vec![
-        f64::from(u32::try_from(after.0 - before.0)?) / each,
-        time.as_secs_f64() * 1e6 / each,
-    ])
+    Ok(vec![f64::from(u32::try_from(after.0 - before.0)?) / each, time.as_secs_f64() * 1e6 / each])
 }
 
 /// The time that all threads of a process have spent on a processor.
