@@ -86,6 +86,10 @@ async fn work(args: Args, stop: CancellationToken) -> Result<()> {
         tally.add();
     }
 
+    out.line(format_args!("{name}: {}", tally.summary("messages"))).await?;
+    out.flush().await?;
+    nats.permitted()?;
+
     let received = nats.statistics().in_messages.load(Ordering::Relaxed);
     let left = nats.undrained();
     let taken = tally.count() + skipped + nats.echoes_received();
@@ -93,9 +97,6 @@ async fn work(args: Args, stop: CancellationToken) -> Result<()> {
     if dropped > 0 && args.limit.is_none() {
         tracing::warn!("{dropped} messages were dropped");
     }
-    out.line(format_args!("{name}: {}", tally.summary("messages"))).await?;
-    out.flush().await?;
-    nats.permitted()?;
     ensure!(left == 0, "{left} messages are lost: after the stop there was no time to handle them");
     Ok(())
 }
