@@ -1,6 +1,5 @@
 //! What the programs of this experiment share, and machinery that is not the lesson.
 
-mod acknowledge;
 mod broker;
 mod outbox;
 mod reconnect;
@@ -18,7 +17,6 @@ use anyhow::{Context, Result, ensure};
 use common::payload;
 pub use common::payload::{DeviceCommand, Reading};
 
-pub use acknowledge::Acknowledgements;
 pub use broker::MqttArgs;
 
 pub use recorded::recorded_before;

@@ -1,8 +1,8 @@
 //! The bridge, both ways, on a real server.
 
+#[path = "support/retained.rs"]
+mod retained;
 mod support;
-
-use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use futures::StreamExt;
@@ -10,7 +10,8 @@ use rumqttc::{MqttOptions, Packet, QoS};
 use testkit::{Program, Server};
 use tokio::time::timeout;
 
-use support::{BACKEND, Mqtt, RECORDER, SENSOR, parse, reading, ready, seqs, spawn};
+use retained::{eventually, wait_for_retained};
+use support::{BACKEND, Mqtt, PATIENCE, RECORDER, SENSOR, reading, ready, seqs, spawn};
 
 const DEVICE_ADMIN: &str = env!("CARGO_BIN_EXE_device-admin");
 
@@ -52,7 +53,7 @@ async fn a_reading_is_json_on_the_subject_device_temp() -> Result<()> {
     spawn(&server, SENSOR, "--id room_7-B --count 2 --interval 1ms")?.wait()?;
     for seq in 1..=2 {
         let message = messages.next().await.context("no message")?;
-        let reading = parse(&message.payload)?;
+        let reading = mqtt_bridge::reading(&message.payload)?;
         assert_eq!((&*reading.sensor_id, reading.seq), ("room_7-B", seq));
         assert!(reading.timestamp_ms > 1_700_000_000_000);
     }
@@ -88,7 +89,7 @@ fn a_slash_becomes_a_dot_and_a_dot_two_slashes() -> Result<()> {
     let mut heard = |prefix: &'static str| {
         runtime.block_on(async {
             loop {
-                let next = timeout(Duration::from_secs(10), all.next());
+                let next = timeout(PATIENCE, all.next());
                 let message = next.await?.context("closed")?;
                 // The server's own traffic for MQTT sessions goes by, too.
                 if message.payload == prefix && !message.subject.starts_with('$') {
@@ -127,19 +128,15 @@ fn a_slash_becomes_a_dot_and_a_dot_two_slashes() -> Result<()> {
 fn presence_is_online_while_the_sensor_runs_and_offline_after_it() -> Result<()> {
     let server = Server::start()?;
     let mut sensor = ready(&server, SENSOR, "--interval 1h")?;
+    // A client that subscribes later gets it, too.
+    wait_for_retained(&server, "device/status/sensor-1", "online")?;
     let mut watcher = Mqtt::connect(&server, "watcher")?;
-    // It is retained: who subscribes later gets it, too.
     watcher.subscribe("device/status/sensor-1")?;
-    let status = watcher.next()?;
-    assert_eq!((&*status.payload, status.retain), (&b"online"[..], true));
+    assert_eq!(&*watcher.next()?.payload, b"online");
 
     assert!(sensor.stop()?.success());
     assert_eq!(&*watcher.next()?.payload, b"offline");
-    let mut late = Mqtt::connect(&server, "late")?;
-    late.subscribe("device/status/#")?;
-    let status = late.next()?;
-    assert_eq!((&*status.payload, status.retain), (&b"offline"[..], true));
-    Ok(())
+    wait_for_retained(&server, "device/status/sensor-1", "offline")
 }
 
 #[test]
@@ -164,9 +161,7 @@ fn a_command_changes_the_interval_at_once() -> Result<()> {
     assert!(admin.success());
     assert_eq!(admin.stdout, ["sent to device.cmd.sensor-1: a reading every 20ms"]);
     sensor.expect("interval set to 20ms")?;
-    let start = Instant::now();
     sensor.expect("#6: ")?;
-    assert!(start.elapsed() < Duration::from_secs(10));
     assert!(sensor.stop()?.success());
     Ok(())
 }
@@ -379,6 +374,10 @@ fn a_denied_publish_is_acknowledged_and_dropped() -> Result<()> {
     publish(&mut mqtt, "device/status/sensor-1", "allowed")?;
     let first = runtime.block_on(elsewhere.next()).context("closed")?;
     assert_eq!(&*first.payload, b"allowed");
-    assert!(server.log().iter().any(|line| line.contains("Publish Violation")));
+    // Only the server's log says so.
+    eventually("the violation in the log", || {
+        let log = server.log();
+        Ok(log.iter().any(|line| line.contains("Publish Violation")).then_some(()))
+    })?;
     Ok(())
 }

@@ -1,44 +1,47 @@
-//! What happens to readings when something dies.
+//! What happens to readings, presence and commands if something dies.
 
+#[path = "support/retained.rs"]
+mod retained;
+#[path = "support/stored.rs"]
+mod stored;
 mod support;
 
 use std::collections::HashSet;
 use std::fs;
-use std::io::Write;
+use std::io::{Write, stderr};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use async_nats::jetstream::consumer::{AckPolicy, pull};
-use futures::StreamExt;
-use testkit::{Ended, Link, Program, Server};
+use async_nats::jetstream::{self, stream};
+use testkit::{Ended, Link, Program, Server, Signal};
 
-use support::{BACKEND, Mqtt, RECORDER, SENSOR, reading, ready, seqs, spawn};
+use retained::wait_for_retained;
+use stored::stored;
+use support::{BACKEND, Mqtt, PATIENCE, RECORDER, SENSOR, reading, ready, seqs, spawn};
 
-/// How often a stream holds each sequence number.
-async fn stored(server: &Server) -> Result<Vec<u64>> {
-    let client = async_nats::connect(server.url()).await?;
-    let jetstream = async_nats::jetstream::new(client);
-    let stream = jetstream.get_stream("readings").await?;
-    let consumer = stream
-        .create_consumer(pull::Config { ack_policy: AckPolicy::None, ..Default::default() })
-        .await?;
-    let count = stream.cached_info().state.messages;
-    let mut messages = consumer.messages().await?.take(usize::try_from(count)?);
-    let mut seqs = Vec::new();
-    while let Some(message) = messages.next().await {
-        seqs.push(support::parse(&message?.payload)?.seq);
-    }
-    Ok(seqs)
+/// Starts a sensor whose broker is at the end of a link. On stderr it says which readings it has
+/// taken.
+fn sensor_behind(link: &Link, server: &Server, args: &str) -> Result<Program> {
+    let mut command = server.command(SENSOR);
+    command
+        .env("MQTT_URL", format!("mqtt://127.0.0.1:{}", link.port()))
+        .env("RUST_LOG", "debug")
+        .args(args.split_whitespace());
+    Ok(Program::spawn(&mut command)?.patience(PATIENCE))
+}
+
+/// The number of the last reading that a program has printed.
+fn last_seq(program: &Program) -> Result<u64> {
+    seqs(&program.stdout()).last().copied().context("no reading yet")
 }
 
 #[test]
 fn no_reading_of_qos_1_is_lost_while_broker_and_recorder_die() -> Result<()> {
-    const COUNT: u64 = 5_000;
     let mut server = Server::start()?;
     let mut recorder = ready(&server, RECORDER, "")?;
-    let args = format!("--count {COUNT} --interval 1ms");
-    let mut sensor = spawn(&server, SENSOR, &args)?.patience(Duration::from_secs(60));
+    let mut sensor = spawn(&server, SENSOR, "--interval 1ms")?;
 
     sensor.expect("#1000: ")?;
     server.kill()?;
@@ -51,26 +54,28 @@ fn no_reading_of_qos_1_is_lost_while_broker_and_recorder_die() -> Result<()> {
     server.restart()?;
     sensor.expect("#4000: ")?;
     let mut recorder = ready(&server, RECORDER, "")?;
-    let ended = sensor.wait()?;
+    sensor.expect("#5000: ")?;
+    let ended = sensor.stop()?;
     ensure!(ended.success(), "{:?}", ended.stderr);
-    let last = ended.stdout.last().context("no summary")?;
-    ensure!(last.starts_with("5000 readings in "), "{last}");
-    for said in ["lost the connection", "again"] {
-        let times = ended.stderr.iter().filter(|line| line.contains(said)).count();
-        ensure!(times == 2, "{:?}", ended.stderr);
+    for part in ["lost the connection", "again"] {
+        let lines = ended.stderr.iter().filter(|line| line.contains(part));
+        ensure!(lines.count() == 2, "{:?}", ended.stderr);
     }
 
-    let all = |lines: &[String]| -> HashSet<u64> {
+    // The sensor printed what was acknowledged. All of that has to be recorded.
+    let acknowledged = seqs(&ended.stdout);
+    let known = |lines: &[String]| -> HashSet<u64> {
         seqs(&before.stdout).into_iter().chain(seqs(lines)).collect()
     };
-    if !recorder.wait_for(|lines| all(lines).len() as u64 == COUNT) {
-        let known = all(&recorder.stdout());
-        let missing: Vec<_> = (1..=COUNT).filter(|seq| !known.contains(seq)).collect();
-        let stored = tokio::runtime::Runtime::new()?.block_on(stored(&server))?;
-        let stored: Vec<_> = missing.iter().filter(|seq| stored.contains(seq)).collect();
+    if !recorder.wait_for(|lines| known(lines).len() >= acknowledged.len()) {
+        let known = known(&recorder.stdout());
+        let missing: Vec<_> = acknowledged.iter().filter(|seq| !known.contains(seq)).collect();
+        let mut stored = stored(&server)?;
+        stored.retain(|reading| missing.contains(&&reading.seq));
         bail!("not recorded: {missing:?}, of which the stream has {stored:?}");
     }
-    // What QoS 1 brought twice is recorded once.
+    assert_eq!(known(&recorder.stdout()), acknowledged.iter().copied().collect());
+    // What was delivered twice is recorded once.
     let once = |lines: &[String]| {
         let seqs = seqs(lines);
         seqs.iter().collect::<HashSet<_>>().len() == seqs.len()
@@ -81,25 +86,31 @@ fn no_reading_of_qos_1_is_lost_while_broker_and_recorder_die() -> Result<()> {
 
 #[test]
 fn qos_0_loses_what_was_on_its_way() -> Result<()> {
-    const COUNT: u64 = 5_000;
     let mut server = Server::start()?;
     ready(&server, RECORDER, "")?.stop()?;
-    let args = format!("--count {COUNT} --interval 1ms --qos 0");
-    let mut sensor = spawn(&server, SENSOR, &args)?.patience(Duration::from_secs(60));
-    for at in ["#1000: ", "#3000: "] {
-        sensor.expect(at)?;
-        server.kill()?;
-        server.restart()?;
-    }
-    ensure!(sensor.wait()?.success(), "QoS 0 has nothing to fail for");
-    let runtime = tokio::runtime::Runtime::new()?;
-    let stored = runtime.block_on(stored(&server))?;
-    writeln!(std::io::stderr(), "QoS 0: {} of {COUNT} stored", stored.len())?;
-    // Never twice; how many are lost is chance.
-    let mut once = stored.clone();
-    once.sort_unstable();
-    once.dedup();
-    assert_eq!(once.len(), stored.len());
+    let link = Link::to(server.mqtt_port())?;
+    let mut sensor = sensor_behind(&link, &server, "--interval 1ms --qos 0")?;
+    sensor.expect("#100: ")?;
+    // Readings leave the sensor from here on, and do not arrive. It prints them as sent.
+    link.cut();
+    let arrived = last_seq(&sensor)? + 1;
+    let lost = arrived + 1..=arrived + 100;
+    sensor.expect(&format!("#{}: ", lost.end() + 1))?;
+    server.kill()?;
+    server.restart()?;
+    link.reset();
+    link.heal();
+    sensor.expect_stderr("again")?;
+    let after = last_seq(&sensor)? + 100;
+    sensor.expect(&format!("#{after}: "))?;
+    ensure!(sensor.stop()?.success(), "QoS 0 has nothing to fail for");
+
+    let stored: Vec<u64> = stored(&server)?.iter().map(|reading| reading.seq).collect();
+    writeln!(stderr(), "QoS 0: up to {after}, {} stored", stored.len())?;
+    assert!(lost.clone().all(|seq| !stored.contains(&seq)), "{lost:?} of {stored:?}");
+    // What is sent after the outage arrives, and nothing arrives twice.
+    assert!(stored.contains(&(after - 1)));
+    assert!(stored.is_sorted_by(|one, next| one < next), "{stored:?}");
     Ok(())
 }
 
@@ -107,30 +118,29 @@ fn qos_0_loses_what_was_on_its_way() -> Result<()> {
 fn a_broker_that_has_forgotten_the_session_gets_the_readings_again() -> Result<()> {
     let mut server = Server::start()?;
     let link = Link::to(server.mqtt_port())?;
-    let mut command = server.command(SENSOR);
-    command
-        .env("MQTT_URL", format!("mqtt://127.0.0.1:{}", link.port()))
-        .env("RUST_LOG", "debug")
-        .args(["--count", "300", "--interval", "1ms"]);
-    let mut sensor = Program::spawn(&mut command)?;
+    let mut sensor = sensor_behind(&link, &server, "--interval 1ms")?;
     sensor.expect("#50: ")?;
-    // Readings leave, and no acknowledgement comes back.
+    // Readings leave the sensor from here on, and no acknowledgement comes back.
     link.cut();
-    sensor.expect_stderr("took #100")?;
+    let acknowledged = last_seq(&sensor)?;
+    let in_flight = acknowledged + 50;
+    sensor.expect_stderr(&format!("took #{in_flight}"))?;
     server.kill()?;
-    fs::remove_dir_all(server.folder().join("store"))?;
+    server.remove_store()?;
     server.restart()?;
     let mut recorder = ready(&server, RECORDER, "")?;
     link.reset();
     link.heal();
-    let ended = sensor.wait()?;
+    recorder.expect(&format!("#{}: ", in_flight + 100))?;
+    let ended = sensor.stop()?;
     ensure!(ended.success(), "{:?}", ended.stderr);
     // From the first that was not acknowledged on, all are there.
-    recorder.expect("#300: ")?;
+    let last = seqs(&ended.stdout).last().copied().context("no reading")?;
+    assert!(recorder.wait_for(|lines| seqs(lines).last() == Some(&last)));
     let numbers = seqs(&recorder.stop()?.stdout);
-    let first = numbers.first().context("nothing recorded")?;
-    assert!(*first <= 100, "{first}");
-    assert_eq!(numbers, (*first..=300).collect::<Vec<_>>());
+    let first = *numbers.first().context("nothing recorded")?;
+    assert!(first <= acknowledged + 1, "{first}");
+    assert_eq!(numbers, (first..=last).collect::<Vec<_>>());
     Ok(())
 }
 
@@ -144,21 +154,23 @@ fn what_was_acknowledged_just_before_the_broker_died_is_sent_again() -> Result<(
     ensure!(copied.success(), "cannot copy the store");
     server.restart()?;
 
-    let mut sensor = spawn(&server, SENSOR, "--count 60 --interval 10ms")?;
-    // It is acknowledged, and the broker takes it along with all that it has stored.
-    sensor.expect("#40: ")?;
+    let mut sensor = spawn(&server, SENSOR, "--interval 1h")?;
+    // It is acknowledged, and the broker loses it with all that it has stored.
+    sensor.expect("#1: ")?;
     server.kill()?;
     fs::remove_dir_all(&store)?;
     fs::rename(&empty, &store)?;
+    // The sensor has acknowledged readings that it keeps, however long the outage is.
+    sensor.expect_stderr("lost the connection")?;
+    std::thread::sleep(Duration::from_secs(1));
     server.restart()?;
-    let mut recorder = ready(&server, RECORDER, "")?;
-    recorder.expect("#40: ")?;
-    recorder.expect("#60: ")?;
-    let numbers = seqs(&recorder.stop()?.stdout);
-    let first = numbers.first().context("nothing recorded")?;
-    assert_eq!(numbers, (*first..=60).collect::<Vec<_>>());
-    // Each line comes once, whatever is acknowledged twice.
-    assert_eq!(seqs(&sensor.wait()?.stdout), (1..=60).collect::<Vec<_>>());
+    let mut recorder = ready(&server, RECORDER, "--limit 1")?;
+    assert_eq!(seqs(&recorder.wait()?.stdout), [1]);
+    // The second acknowledgement prints no second line.
+    sensor.expect_stderr("again")?;
+    let ended = sensor.stop()?;
+    ensure!(ended.success(), "{:?}", ended.stderr);
+    assert_eq!(seqs(&ended.stdout), [1]);
     Ok(())
 }
 
@@ -174,15 +186,17 @@ fn the_sensor_is_back_within_a_second_of_its_broker_and_says_so_once() -> Result
     // Long enough for the pauses between attempts to have grown.
     std::thread::sleep(Duration::from_secs(2));
     server.restart()?;
+    // A sensor that starts at this moment shows how fast the machine is.
     let start = Instant::now();
+    let mut newcomer = ready(&server, SENSOR, "--id newcomer --interval 1h")?;
+    let newcomer_took = start.elapsed();
     sensor.expect_stderr("again")?;
-    assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
-    // A reading that is acknowledged tells that the server has dealt with what came before it.
+    let took = start.elapsed();
+    assert!(took < newcomer_took + Duration::from_secs(1), "{took:?}, {newcomer_took:?}");
+    assert!(newcomer.stop()?.success());
+
     assert!(sensor.wait_for(|lines| lines.len() > before));
-    let mut watcher = Mqtt::connect(&server, "watcher")?;
-    watcher.subscribe("device/status/+")?;
-    assert_eq!(&*watcher.next()?.payload, b"online");
-    sensor.expect("#")?;
+    wait_for_retained(&server, "device/status/sensor-1", "online")?;
     let ended = sensor.stop()?;
     assert!(ended.success());
     assert_eq!(ended.stderr.len(), 2, "{:?}", ended.stderr);
@@ -195,30 +209,32 @@ fn a_sensor_that_is_back_says_so_after_its_last_will() -> Result<()> {
     let mut watcher = Mqtt::connect(&server, "watcher")?;
     watcher.subscribe("device/status/+")?;
     let link = Link::to(server.mqtt_port())?;
-    let mut command = server.command(SENSOR);
-    command.env("MQTT_URL", format!("mqtt://127.0.0.1:{}", link.port()));
-    let mut sensor = Program::spawn(&mut command)?;
+    let mut sensor = sensor_behind(&link, &server, "--interval 1h")?;
     assert_eq!(&*watcher.next()?.payload, b"online");
     sensor.expect("sends to device/temp")?;
-    // The broker is there, and sees the connection break.
+    // The sensor does not come back before the broker has seen its connection break.
+    sensor.signal(Signal::STOP)?;
     link.reset();
     assert_eq!(&*watcher.next()?.payload, b"offline");
+    sensor.signal(Signal::CONT)?;
     assert_eq!(&*watcher.next()?.payload, b"online");
     assert!(sensor.stop()?.success());
     Ok(())
 }
 
 #[test]
-fn a_sensor_can_be_stopped_while_its_broker_is_away() -> Result<()> {
+fn a_sensor_that_cannot_say_goodbye_has_left_nothing_undone() -> Result<()> {
     let mut server = Server::start()?;
-    let mut sensor = ready(&server, SENSOR, "--interval 50ms")?;
-    sensor.expect("#3: ")?;
+    let mut sensor = ready(&server, SENSOR, "--interval 1h")?;
+    sensor.expect("#1: ")?;
     server.kill()?;
     sensor.expect_stderr("lost the connection")?;
     let start = Instant::now();
     let ended = sensor.stop()?;
-    assert!(ended.success(), "{:?}", ended.stderr);
     assert!(start.elapsed() < Duration::from_secs(5));
+    assert!(ended.success(), "{:?}", ended.stderr);
+    let last = ended.stderr.last().context("no warning")?;
+    assert!(last.contains("ended without a goodbye"), "{last}");
     Ok(())
 }
 
@@ -226,15 +242,10 @@ fn a_sensor_can_be_stopped_while_its_broker_is_away() -> Result<()> {
 fn a_sensor_that_is_stopped_with_unacknowledged_readings_says_so_and_fails() -> Result<()> {
     let mut server = Server::start()?;
     let link = Link::to(server.mqtt_port())?;
-    let mut command = server.command(SENSOR);
-    command
-        .env("MQTT_URL", format!("mqtt://127.0.0.1:{}", link.port()))
-        .env("RUST_LOG", "debug")
-        .args(["--interval", "10ms"]);
-    let mut sensor = Program::spawn(&mut command)?;
+    let mut sensor = sensor_behind(&link, &server, "--interval 10ms")?;
     sensor.expect("#3: ")?;
     link.cut();
-    sensor.expect_stderr("took #20")?;
+    sensor.expect_stderr(&format!("took #{}", last_seq(&sensor)? + 10))?;
     server.kill()?;
     let start = Instant::now();
     let ended = sensor.stop()?;
@@ -250,11 +261,10 @@ fn two_sensors_with_one_id_do_not_fight_for_ever() -> Result<()> {
     let server = Server::start()?;
     let mut first = ready(&server, SENSOR, "--interval 20ms")?;
     let mut second = ready(&server, SENSOR, "--interval 20ms")?;
-    // Each throws the other out, until one gives in, and the other one goes on. (It is the newcomer
-    // that gives in where the other one has run for some time.)
-    let begun = Instant::now();
+    // Each disconnects the other, until one gives up. Which one is not said.
+    let deadline = Instant::now() + PATIENCE;
     while first.is_running()? && second.is_running()? {
-        ensure!(begun.elapsed() < Duration::from_secs(20), "they fight on");
+        ensure!(Instant::now() < deadline, "they fight on");
         std::thread::sleep(Duration::from_millis(10));
     }
     if !first.is_running()? {
@@ -270,7 +280,7 @@ fn two_sensors_with_one_id_do_not_fight_for_ever() -> Result<()> {
     Ok(())
 }
 
-/// What a program said that failed at once.
+/// The one line of a program that failed at once.
 fn one_line(ended: &Ended) -> Result<&str> {
     match (ended.code(), &ended.stderr[..]) {
         (Some(1), [line]) => Ok(line),
@@ -315,7 +325,7 @@ fn a_wrong_password_is_one_clear_line_and_the_right_one_may_be_in_the_url() -> R
 async fn a_recorder_whose_consumer_or_stream_is_deleted_goes_on() -> Result<()> {
     let server = Server::start()?;
     let mut recorder = ready(&server, RECORDER, "")?;
-    let jetstream = async_nats::jetstream::new(async_nats::connect(server.url()).await?);
+    let jetstream = jetstream::new(async_nats::connect(server.url()).await?);
     let publish = async |seq: u64| {
         let payload = reading("sensor-1", seq, 1_000 + seq).into();
         jetstream.publish("device.temp", payload).await?.await?;
@@ -329,8 +339,8 @@ async fn a_recorder_whose_consumer_or_stream_is_deleted_goes_on() -> Result<()> 
     publish(2).await?;
     recorder.expect("#2: ")?;
     jetstream.delete_stream("readings").await?;
+    // The stream is there again before the recorder says this.
     recorder.expect_stderr("the consumer recorder was gone")?;
-    while jetstream.get_stream("readings").await.is_err() {}
     publish(3).await?;
     recorder.expect("#3: ")?;
     let ended = recorder.stop()?;
@@ -355,11 +365,80 @@ fn recorder_and_backend_can_be_stopped_while_the_server_is_away() -> Result<()> 
 }
 
 #[test]
+fn a_recorder_that_is_stopped_with_unconfirmed_acknowledgements_says_so_and_fails() -> Result<()> {
+    let mut server = Server::start()?;
+    let mut recorder = ready(&server, RECORDER, "")?;
+    // The readings reach the recorder while it is suspended. Then the server dies.
+    recorder.signal(Signal::STOP)?;
+    let sent = spawn(&server, SENSOR, "--count 3 --interval 0s")?.wait()?;
+    ensure!(sent.success(), "{:?}", sent.stderr);
+    server.monitor_until("/jsz?consumers=1", |jsz| {
+        let streams = jsz["account_details"][0]["stream_detail"].as_array();
+        let readings = streams.into_iter().flatten().find(|stream| stream["name"] == "readings");
+        readings.is_some_and(|stream| stream["consumer_detail"][0]["num_ack_pending"] == 3)
+    })?;
+    server.kill()?;
+    recorder.signal(Signal::CONT)?;
+    recorder.expect("#3: ")?;
+    let start = Instant::now();
+    let ended = recorder.stop()?;
+    assert!(start.elapsed() < Duration::from_secs(5));
+    assert_eq!(ended.code(), Some(1));
+    let last = ended.stderr.last().context("no error")?;
+    assert!(last.contains("did not confirm the last 3 acknowledgements"), "{last}");
+
+    // It is true: they come again.
+    server.restart()?;
+    let again = spawn(&server, RECORDER, "--limit 3")?.wait()?;
+    ensure!(again.success(), "{:?}", again.stderr);
+    assert_eq!(seqs(&again.stdout), [1, 2, 3]);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_or_consumer_with_other_settings_is_not_changed() -> Result<()> {
+    let server = Server::start()?;
+    let jetstream = jetstream::new(async_nats::connect(server.url()).await?);
+    let subjects = vec!["device.>".to_owned()];
+    let storage = stream::StorageType::Memory;
+    let mut config =
+        stream::Config { name: "readings".into(), subjects, storage, ..Default::default() };
+    jetstream.create_stream(config.clone()).await?;
+    let ended = spawn(&server, RECORDER, "")?.wait()?;
+    let line = one_line(&ended)?;
+    assert!(line.contains("its subjects are device.>, not device.temp"), "{line}");
+    assert!(line.contains("its storage is Memory, not File"), "{line}");
+    assert_eq!(jetstream.get_stream("readings").await?.cached_info().config.subjects, ["device.>"]);
+
+    jetstream.delete_stream("readings").await?;
+    // A limit is no reason not to use it.
+    config.subjects = vec!["device.temp".into()];
+    config.storage = stream::StorageType::File;
+    config.max_messages = 1_000_000;
+    let stream = jetstream.create_stream(config).await?;
+    let consumer = pull::Config {
+        durable_name: Some("recorder".into()),
+        ack_policy: AckPolicy::Explicit,
+        ack_wait: Duration::from_secs(60),
+        ..Default::default()
+    };
+    stream.create_consumer(consumer).await?;
+    let ended = spawn(&server, RECORDER, "")?.wait()?;
+    let line = one_line(&ended)?;
+    assert!(line.contains("the consumer recorder exists with other settings"), "{line}");
+    assert!(line.contains("ack_wait is 60s, not 2s"), "{line}");
+    let info = stream.consumer_info("recorder").await?;
+    assert_eq!(info.config.ack_wait, Duration::from_secs(60));
+
+    stream.delete_consumer("recorder").await?;
+    assert!(ready(&server, RECORDER, "")?.stop()?.success());
+    Ok(())
+}
+
+#[test]
 fn a_server_without_jetstream_is_no_place_for_a_recorder() -> Result<()> {
     let server = Server::options().no_jetstream().start()?;
-    let start = Instant::now();
     let ended = spawn(&server, RECORDER, "")?.wait()?;
-    assert!(start.elapsed() < Duration::from_secs(3));
     let line = one_line(&ended)?;
     assert!(line.contains("JetStream is off"), "{line}");
     Ok(())

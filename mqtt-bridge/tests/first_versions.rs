@@ -1,18 +1,17 @@
 //! The first versions, and what they lose: README.md states these figures.
 
+#[path = "support/stored.rs"]
+mod stored;
 mod support;
 
 use std::collections::HashSet;
 use std::io::{Write, stderr};
 use std::process::Command;
-use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use async_nats::jetstream::consumer::{AckPolicy, pull};
-use futures::StreamExt;
 use testkit::{Program, Server, example};
 
-use support::{BACKEND, Mqtt, RECORDER, SENSOR, parse, ready, seqs, spawn};
+use support::{BACKEND, Mqtt, PATIENCE, RECORDER, SENSOR, ready, seqs, spawn};
 
 /// `first-sensor` sends so many readings.
 const COUNT: u64 = 10;
@@ -20,7 +19,7 @@ const COUNT: u64 = 10;
 /// Starts a first version. It takes its time: a reading each second.
 fn first(server: &Server, name: &str) -> Result<Program> {
     let program = Program::spawn(&mut server.command(example(name)))?;
-    Ok(program.patience(Duration::from_secs(60)))
+    Ok(program.patience(PATIENCE))
 }
 
 /// Starts `first-backend`, and waits until it has subscribed. `others` have before it: a stream
@@ -40,25 +39,11 @@ fn signal(server: &mut Server, signal: &str) -> Result<()> {
     Ok(())
 }
 
-/// The numbers of the readings of one sensor that the stream `readings` holds, in order.
-fn stored(server: &Server, sensor_id: &str) -> Result<Vec<u64>> {
-    tokio::runtime::Runtime::new()?.block_on(async {
-        let client = async_nats::connect(server.url()).await?;
-        let jetstream = async_nats::jetstream::new(client);
-        let stream = jetstream.get_stream("readings").await?;
-        let consumer = pull::Config { ack_policy: AckPolicy::None, ..Default::default() };
-        let consumer = stream.create_consumer(consumer).await?;
-        let count = usize::try_from(stream.cached_info().state.messages)?;
-        let mut messages = consumer.messages().await?.take(count);
-        let mut seqs = Vec::new();
-        while let Some(message) = messages.next().await {
-            let reading = parse(&message?.payload)?;
-            if reading.sensor_id == sensor_id {
-                seqs.push(reading.seq);
-            }
-        }
-        Ok(seqs)
-    })
+/// The numbers of one sensor's readings that the stream `readings` holds, in its order.
+fn stored_of(server: &Server, sensor_id: &str) -> Result<Vec<u64>> {
+    let readings = stored::stored(server)?.into_iter();
+    let of_sensor = readings.filter(|reading| reading.sensor_id == sensor_id);
+    Ok(of_sensor.map(|reading| reading.seq).collect())
 }
 
 #[test]
@@ -98,7 +83,7 @@ fn the_first_sensor_reports_ten_readings_that_its_broker_never_got() -> Result<(
     assert!(ready(&server, RECORDER, "")?.stop()?.success());
     let mut first_sensor = first(&server, "first-sensor")?;
     let service = "--id sensor-2 --count 10 --interval 100ms";
-    let mut sensor = spawn(&server, SENSOR, service)?.patience(Duration::from_secs(60));
+    let mut sensor = spawn(&server, SENSOR, service)?;
     sensor.expect("#3: ")?;
     first_sensor.expect("#3: ")?;
     server.kill()?;
@@ -109,12 +94,12 @@ fn the_first_sensor_reports_ten_readings_that_its_broker_never_got() -> Result<(
     assert_eq!(seqs(&ended.stdout), (1..=COUNT).collect::<Vec<_>>());
 
     server.restart()?;
-    let first_sensor = stored(&server, "sensor-1")?;
+    let first_sensor = stored_of(&server, "sensor-1")?;
     writeln!(stderr(), "stored of {COUNT} that were sent: {first_sensor:?}")?;
     assert!(first_sensor.iter().all(|seq| *seq <= 3), "{first_sensor:?}");
     // The service waits for its broker. A repetition is allowed: it is at least once.
     assert!(sensor.wait()?.success());
-    let service: HashSet<_> = stored(&server, "sensor-2")?.into_iter().collect();
+    let service: HashSet<_> = stored_of(&server, "sensor-2")?.into_iter().collect();
     assert_eq!(service, (1..=COUNT).collect());
     Ok(())
 }
@@ -124,8 +109,7 @@ fn the_first_sensor_drops_what_is_unacknowledged_when_its_broker_restarts() -> R
     let mut server = Server::start()?;
     assert!(ready(&server, RECORDER, "")?.stop()?.success());
     let mut first_sensor = first(&server, "first-sensor")?;
-    let mut sensor = spawn(&server, SENSOR, "--id sensor-2 --count 10 --interval 1s")?
-        .patience(Duration::from_secs(60));
+    let mut sensor = spawn(&server, SENSOR, "--id sensor-2 --count 10 --interval 1s")?;
     sensor.expect("#2: ")?;
     first_sensor.expect("#2: ")?;
     // A broker that still accepts bytes and handles none of them, and then dies: `pkill -STOP`.
@@ -142,9 +126,9 @@ fn the_first_sensor_drops_what_is_unacknowledged_when_its_broker_restarts() -> R
     assert!(ended.success(), "{:?}", ended.stderr);
     assert_eq!(seqs(&ended.stdout), (1..=COUNT).collect::<Vec<_>>());
     assert!(sensor.wait()?.success());
-    let service: HashSet<_> = stored(&server, "sensor-2")?.into_iter().collect();
+    let service: HashSet<_> = stored_of(&server, "sensor-2")?.into_iter().collect();
     assert_eq!(service, (1..=COUNT).collect());
-    let first_sensor = stored(&server, "sensor-1")?;
+    let first_sensor = stored_of(&server, "sensor-1")?;
     writeln!(stderr(), "stored of {COUNT} that were sent: {first_sensor:?}")?;
     for seq in lost {
         assert!(!first_sensor.contains(&seq), "{seq} of {first_sensor:?}");

@@ -9,14 +9,14 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use async_nats::Client;
 use async_nats::jetstream::consumer::{AckPolicy, pull};
 use async_nats::jetstream::{AckKind, ContextBuilder, stream};
 use clap::Parser;
 use common::jetstream::{Batch, Pull, open_durable};
 use common::{CancellationToken, Output, Tally};
-use mqtt_bridge::{Acknowledgements, SUBJECT};
+use mqtt_bridge::SUBJECT;
 
 const STREAM: &str = "readings";
 const CONSUMER: &str = "recorder";
@@ -80,7 +80,6 @@ async fn record(args: Args, stop: CancellationToken) -> Result<()> {
     out.line(format!("recording {SUBJECT} from the stream {STREAM}")).await?;
 
     let mut tally = Tally::default();
-    let mut acknowledgements = Acknowledgements::default();
     while let left @ 1.. = tally.left(args.limit)
         && let Some(messages) = pull.next(left).await?
     {
@@ -106,18 +105,11 @@ async fn record(args: Args, stop: CancellationToken) -> Result<()> {
         }
         // Recorded first: if the recorder dies in between, the readings are delivered again.
         out.flush().await?;
-        acknowledgements.send(answers);
+        pull.acknowledge(answers).await?;
     }
     if args.limit.is_some() {
         out.line(tally.summary("readings")).await?;
     }
     out.flush().await?;
-    let unconfirmed = acknowledgements.unconfirmed().await;
-    nats.permitted()?;
-    ensure!(
-        unconfirmed == 0,
-        "stopped before {} confirmed {unconfirmed} acknowledgements: these readings may come again",
-        nats.servers()
-    );
-    Ok(())
+    pull.close().await
 }

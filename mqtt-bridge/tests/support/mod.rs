@@ -4,7 +4,6 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use mqtt_bridge::Reading;
 use rumqttc::{Client, Connection, Event, MqttOptions, Packet, Publish, QoS};
 use testkit::{Program, Server};
 
@@ -12,12 +11,13 @@ pub const SENSOR: &str = env!("CARGO_BIN_EXE_sensor");
 pub const BACKEND: &str = env!("CARGO_BIN_EXE_backend");
 pub const RECORDER: &str = env!("CARGO_BIN_EXE_recorder");
 
-const PATIENCE: Duration = Duration::from_secs(20);
+/// Time for what does not take long: a machine under load is slow.
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Starts a program with arguments as they are typed.
 pub fn spawn(server: &Server, program: impl AsRef<Path>, args: &str) -> Result<Program> {
     let mut command = server.command(program.as_ref());
-    Program::spawn(command.args(args.split_whitespace()))
+    Ok(Program::spawn(command.args(args.split_whitespace()))?.patience(PATIENCE))
 }
 
 /// Starts a program and waits until it says that it is ready.
@@ -92,9 +92,4 @@ pub fn reading(sensor_id: &str, seq: u64, timestamp_ms: u64) -> String {
 pub fn seqs(lines: &[String]) -> Vec<u64> {
     let seq = |line: &String| line.split_once('#')?.1.split_once(':')?.0.parse().ok();
     lines.iter().filter_map(seq).collect()
-}
-
-/// A message as a reading.
-pub fn parse(payload: &[u8]) -> Result<Reading> {
-    mqtt_bridge::reading(payload)
 }
