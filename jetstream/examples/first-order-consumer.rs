@@ -8,11 +8,12 @@
 //!
 //! What it does not survive:
 //!
-//! - A message that is no order: it ends with an error, and does so again each time it is started,
-//!   because the message is never acknowledged, and so it is delivered again.
-//! - Ctrl-C: the library has asked for up to 200 orders ahead. Those that were delivered and not
-//!   handled reach no other consumer before `ack_wait` is over.
-//! - A stream that is not there yet, or not any more.
+//! - A message that is no order: it ends with an error, and does so each time it is started. The
+//!   message is never acknowledged, so it is delivered again.
+//! - Its own end. `ack()` puts the acknowledgement into a buffer, which is lost with the process:
+//!   orders that were printed come again. And the library fetches 200 orders ahead: those that were
+//!   delivered and not printed reach no other consumer before `ack_wait` is over.
+//! - A stream that is missing, or that is lost with nats-server's memory.
 //!
 //! The service, src/bin/order-consumer.rs, does.
 

@@ -8,10 +8,11 @@
 //!
 //! What it does not survive:
 //!
-//! - A nats-server that is away for 5 s: it ends with an error, in the middle. Start it again, and
-//!   what it had stored before is stored a second time, under new ids.
-//! - A repetition: without a message id nats-server stores the same order twice.
-//! - A hurry: one round trip for each order.
+//! - A nats-server that is away for 5 s: it ends with an error, in the middle. Started again, it
+//!   stores the orders from before a second time.
+//! - A lost acknowledgement: the order may be stored, and sent again it is stored twice, because it
+//!   has no message id.
+//! - A hurry: it waits a round trip for each order.
 //!
 //! The service, src/bin/order-publisher.rs, does.
 

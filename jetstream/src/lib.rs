@@ -6,7 +6,7 @@ mod settings;
 mod work;
 
 pub use settings::same_settings;
-pub use work::{cancelled_later, with_progress};
+pub use work::with_progress;
 
 /// The stream that stores the orders.
 pub const STREAM: &str = "playgrnd_stream";

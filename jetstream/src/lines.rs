@@ -8,7 +8,7 @@ use common::payload::Order;
 pub fn stored(order: &Order, ack: &PublishAck) -> String {
     let Order { order_id, item, quantity, .. } = order;
     let number = ack.sequence;
-    let note = if ack.duplicate { " (recognised: was stored already)" } else { "" };
+    let note = if ack.duplicate { " (was stored already)" } else { "" };
     format!("{order_id} stored as number {number}: {quantity} x {item}{note}")
 }
 

@@ -1,11 +1,10 @@
-//! Work that takes long, and a program that is told to stop meanwhile.
+//! Work that takes longer than `ack_wait`.
 
 use std::time::Duration;
 
 use anyhow::{Error, Result};
 use async_nats::jetstream::{AckKind, Message};
-use common::CancellationToken;
-use tokio::time::{Instant, interval_at, sleep};
+use tokio::time::{Instant, interval_at};
 
 /// Waits until `work` is done, and meanwhile reports to nats-server every `period` that the message
 /// is being handled. Each report starts `ack_wait` anew, so the message is not delivered again.
@@ -28,20 +27,4 @@ pub async fn with_progress<T>(
             }
         }
     }
-}
-
-/// Returns a token that is cancelled `delay` after `stop`: the deadline for what a program has begun
-/// before it was told to stop.
-#[must_use]
-pub fn cancelled_later(stop: CancellationToken, delay: Duration) -> CancellationToken {
-    let later = CancellationToken::new();
-    tokio::spawn({
-        let later = later.clone();
-        async move {
-            stop.cancelled().await;
-            sleep(delay).await;
-            later.cancel();
-        }
-    });
-    later
 }

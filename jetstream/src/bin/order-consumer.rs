@@ -8,13 +8,13 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context, Error, Result, bail};
+use anyhow::{Context, Error, Result};
 use async_nats::jetstream::consumer::{AckPolicy, pull};
 use async_nats::jetstream::{AckKind, ContextBuilder};
-use common::jetstream::{Batch, Failure, Pull, open_durable, retry};
+use common::jetstream::{Batch, Pull, open_durable};
 use common::payload::{self, Order};
-use common::{CancellationToken, Dedup, Disconnected, Output, Tally};
-use orders::{DURABLE, STREAM, cancelled_later, lines, with_progress};
+use common::{CancellationToken, Dedup, Output, Tally};
+use orders::{DURABLE, STREAM, lines, with_progress};
 use tokio::time::sleep;
 
 /// nats-server delivers an order again, to any consumer, if it is not acknowledged for this long.
@@ -27,8 +27,6 @@ const BATCH: usize = 500;
 const EXPIRES: Duration = Duration::from_secs(1);
 /// Time that nats-server has to answer.
 const TIMEOUT: Duration = Duration::from_secs(2);
-/// After SIGTERM, time for the last acknowledgements.
-const STOP_TIMEOUT: Duration = Duration::from_secs(3);
 /// Order ids that are remembered, to recognise an order that is delivered again.
 const DEDUP: usize = 50_000;
 
@@ -77,8 +75,6 @@ async fn take_orders(args: Args, stop: CancellationToken) -> Result<()> {
         .await?;
 
     let (mut tally, mut dedup) = (Tally::default(), Dedup::new(DEDUP));
-    // Stays open for the last acknowledgements.
-    let until_later = nats.with_stop(cancelled_later(stop, STOP_TIMEOUT));
     while let left @ 1.. = tally.left(args.limit)
         && let Some(messages) = pull.next(left).await?
     {
@@ -115,26 +111,12 @@ async fn take_orders(args: Args, stop: CancellationToken) -> Result<()> {
         }
         // First printed, then acknowledged: a consumer killed in between would lose the orders.
         out.flush().await?;
-        let acknowledge = async || {
-            let Some(((last, answer), others)) = answers.split_last() else { return Ok(()) };
-            for (message, answer) in others {
-                message.ack_with(*answer).await.map_err(Error::from_boxed)?;
-            }
-            // nats-server handles them in order. It confirms the last one, and so all of them.
-            last.double_ack_with(*answer).await.map_err(|_| Error::from(Disconnected))
-        };
-        let acknowledged =
-            retry(&until_later, &[Failure::Unanswered], Duration::MAX, acknowledge).await;
-        if let Err(error) = acknowledged {
-            bail!(
-                "{} orders may come again, nats-server did not confirm: {error:#}",
-                answers.len()
-            );
-        }
+        pull.acknowledge(answers).await?;
     }
 
     if args.limit.is_some() {
         out.line(tally.summary("orders")).await?;
     }
-    out.flush().await
+    out.flush().await?;
+    pull.close().await
 }

@@ -123,7 +123,7 @@ async fn publish_orders(args: Args, stop: CancellationToken) -> Result<()> {
 
         // nats-server may have stored the order or not. All orders in flight are sent again, in the
         // same order. Those that are stored it recognises by their message ids.
-        tracing::info!("{} orders are not acknowledged, sending them again", window.len());
+        tracing::debug!("{} orders are not acknowledged: {error:#}", window.len());
         sleep(PAUSE).await;
         let retry_on = [Failure::Unanswered, Failure::Missing, Failure::Off];
         let found = match retry(&nats, &retry_on, left, create).await {
