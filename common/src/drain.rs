@@ -57,7 +57,12 @@ impl Connection {
         let nats = self.clone();
         Box::pin(stream! {
             let stop = nats.stop();
-            while let Some(Some(message)) = stop.run_until_cancelled(messages.next()).await {
+            // Unconstrained: tokio makes a task wait now and then although there is a message.
+            // The connection's task, on the same thread, would then read more than is handled in
+            // between, until the subscription's buffer is full and messages are dropped.
+            while let Some(Some(message)) =
+                unconstrained(stop.run_until_cancelled(messages.next())).await
+            {
                 yield message;
             }
             let deadline = nats.drain_deadline();
@@ -70,7 +75,6 @@ impl Connection {
             } {
                 yield message;
             }
-            // Unconstrained: tokio makes a task wait now and then although there is a message.
             while Instant::now() < deadline
                 && let Some(Some(message)) = unconstrained(messages.next()).now_or_never()
             {

@@ -1,31 +1,45 @@
 //! Lines on stdout.
 
-use std::fmt::Display;
+use std::fmt::{self, Display};
+use std::io::{self, Write as _};
+use std::thread::{self, JoinHandle};
 
 use anyhow::Result;
-use tokio::io::{AsyncWriteExt, Stdout, stdout};
+use tokio::sync::{mpsc, oneshot};
 
-/// Prints lines without blocking the thread. If the reader of a pipe falls behind, the program
-/// waits, and its connection still reads what the server sends: the server cuts off a client that
-/// does not read.
-#[derive(Debug)]
-pub struct Output(Stdout);
+/// How many lines may wait to be written. A program that prints faster waits, too.
+const WAITING: usize = 1024;
+
+/// Prints lines from a thread of its own. If the reader of a pipe falls behind, the program waits,
+/// and its connection still reads what the server sends: the server cuts off a client that does not
+/// read.
+pub struct Output {
+    requests: mpsc::Sender<Request>,
+    writer: Option<JoinHandle<io::Result<()>>>,
+}
+
+enum Request {
+    Line(String),
+    Flush(oneshot::Sender<()>),
+}
 
 impl Output {
     /// Stdout.
     #[must_use]
-    #[expect(clippy::new_without_default, reason = "a handle, not a value")]
+    #[expect(clippy::new_without_default, reason = "starts a thread")]
     pub fn new() -> Self {
-        Self(stdout())
+        let (requests, waiting) = mpsc::channel(WAITING);
+        let writer = thread::spawn(|| write(waiting));
+        Self { requests, writer: Some(writer) }
     }
 
-    /// Begins to print a line, after waiting for the one before.
+    /// Prints a line soon. Waits only if many lines wait.
     ///
     /// # Errors
     ///
     /// If stdout is closed. [`run`](crate::run) takes a closed pipe for a good end.
     pub async fn line(&mut self, line: impl Display) -> Result<()> {
-        Ok(self.0.write_all(format!("{line}\n").as_bytes()).await?)
+        self.request(Request::Line(format!("{line}\n"))).await
     }
 
     /// Waits until all lines are printed. The last call before a program ends.
@@ -34,6 +48,51 @@ impl Output {
     ///
     /// Those of [`line`](Self::line).
     pub async fn flush(&mut self) -> Result<()> {
-        Ok(self.0.flush().await?)
+        let (done, flushed) = oneshot::channel();
+        self.request(Request::Flush(done)).await?;
+        if flushed.await.is_err() {
+            return self.failure();
+        }
+        Ok(())
     }
+
+    async fn request(&mut self, request: Request) -> Result<()> {
+        if self.requests.send(request).await.is_err() {
+            return self.failure();
+        }
+        Ok(())
+    }
+
+    /// Why the writer has ended.
+    fn failure(&mut self) -> Result<()> {
+        let ended = self.writer.take().and_then(|writer| writer.join().ok());
+        Ok(ended.unwrap_or(Err(io::ErrorKind::BrokenPipe.into()))?)
+    }
+}
+
+impl fmt::Debug for Output {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("Output")
+    }
+}
+
+/// Writes lines, all that wait at a time: one after another, each costs a change of threads.
+fn write(mut requests: mpsc::Receiver<Request>) -> io::Result<()> {
+    let (mut waiting, mut text, mut flushed) = (Vec::new(), String::new(), Vec::new());
+    while requests.blocking_recv_many(&mut waiting, WAITING) > 0 {
+        for request in waiting.drain(..) {
+            match request {
+                Request::Line(line) => text.push_str(&line),
+                Request::Flush(done) => flushed.push(done),
+            }
+        }
+        let mut stdout = io::stdout().lock();
+        stdout.write_all(text.as_bytes())?;
+        stdout.flush()?;
+        text.clear();
+        for done in flushed.drain(..) {
+            let _ = done.send(());
+        }
+    }
+    Ok(())
 }

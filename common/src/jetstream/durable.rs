@@ -1,6 +1,6 @@
 //! Durable consumers.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use async_nats::jetstream::consumer::{Config, IntoConsumerConfig, PullConsumer, pull};
 use async_nats::jetstream::{Context, ErrorCode};
 
@@ -25,6 +25,9 @@ pub async fn open_durable(
         Ok(consumer) => consumer,
         Err(error) if code(&error) == Some(ErrorCode::CONSUMER_NOT_FOUND) => {
             return Ok(jetstream.create_consumer_on_stream(wanted, stream).await?);
+        }
+        Err(error) if code(&error) == Some(ErrorCode::STREAM_NOT_FOUND) => {
+            return Err(error).with_context(|| format!("there is no stream {stream}"));
         }
         Err(error) => return Err(error.into()),
     };

@@ -4,13 +4,13 @@ use std::mem;
 use std::pin::Pin;
 use std::time::Duration;
 
-use anyhow::{Error, Result};
-use async_nats::jetstream::Message;
+use anyhow::{Error, Result, ensure};
 use async_nats::jetstream::consumer::PullConsumer;
 use async_nats::jetstream::consumer::pull;
+use async_nats::jetstream::{AckKind, Message};
 use futures::StreamExt;
 use futures::stream::ReadyChunks;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use super::failure::Failure;
 use super::retry::retry;
@@ -19,6 +19,8 @@ use crate::process::Stopped;
 
 /// A batch that the server does not end in this time after it has expired will not be continued.
 const OVERDUE: Duration = Duration::from_secs(2);
+/// Time for nats-server to receive acknowledgements.
+const ACKNOWLEDGE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Pause before the consumer is opened again.
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -45,22 +47,23 @@ type Loss = Pin<Box<dyn Future<Output = Error>>>;
 ///
 /// ```no_run
 /// # use std::time::Duration;
-/// # use async_nats::jetstream::{self, consumer::PullConsumer};
+/// # use async_nats::jetstream::{self, AckKind, consumer::PullConsumer};
 /// # use common::jetstream::{Batch, Pull};
 /// # async fn worker(nats: common::Connection, jetstream: jetstream::Context) -> anyhow::Result<()> {
 /// let open = async || -> anyhow::Result<PullConsumer> {
 ///     Ok(jetstream.get_consumer_from_stream("worker", "jobs").await?)
 /// };
 /// let batch = Batch { max_messages: 100, expires: Duration::from_secs(1) };
-/// let mut jobs = Pull::open(&nats, batch, open).await?;
-/// while let Some(jobs) = jobs.next(u64::MAX).await? {
+/// let mut pull = Pull::open(&nats, batch, open).await?;
+/// while let Some(jobs) = pull.next(u64::MAX).await? {
+///     let mut answers = Vec::new();
 ///     for job in jobs {
 ///         // … do it, then:
-///         job.ack().await.map_err(anyhow::Error::from_boxed)?;
+///         answers.push((job, AckKind::Ack));
 ///     }
+///     pull.acknowledge(answers).await?;
 /// }
-/// // Told to stop, and all delivered messages are taken. `close` confirms the acknowledgements.
-/// nats.close().await
+/// pull.close().await
 /// # }
 /// ```
 pub struct Pull<F> {
@@ -71,6 +74,8 @@ pub struct Pull<F> {
     /// The batch that was requested, and the loss of the connection on which it was.
     requested: Option<(ReadyChunks<pull::Batch>, Loss)>,
     must_reopen: bool,
+    /// Messages whose acknowledgement nats-server may not have received.
+    unconfirmed: Vec<(Message, AckKind)>,
     /// How many batches in a row have failed.
     failures: u32,
 }
@@ -91,6 +96,7 @@ impl<F: AsyncFn() -> Result<PullConsumer>> Pull<F> {
             consumer,
             requested: None,
             must_reopen: false,
+            unconfirmed: Vec::new(),
             failures: 0,
         })
     }
@@ -144,6 +150,47 @@ impl<F: AsyncFn() -> Result<PullConsumer>> Pull<F> {
                 return Ok(Some(taken));
             }
         }
+    }
+
+    /// Acknowledges messages, and waits until nats-server has received it. If it does not confirm,
+    /// they are acknowledged again together with the next ones.
+    ///
+    /// (`double_ack` waits for the consumer's word instead. It does not come if the server was killed
+    /// and has forgotten the delivery.)
+    ///
+    /// # Errors
+    ///
+    /// If the connection is closed. What the server has denied.
+    pub async fn acknowledge(&mut self, answers: Vec<(Message, AckKind)>) -> Result<()> {
+        self.unconfirmed.extend(answers);
+        let acknowledged = async {
+            for (message, answer) in &self.unconfirmed {
+                message.ack_with(*answer).await.map_err(Error::from_boxed)?;
+            }
+            self.nats.echo().await
+        };
+        if timeout(ACKNOWLEDGE_TIMEOUT, acknowledged).await.is_ok_and(|result| result.is_ok()) {
+            self.unconfirmed.clear();
+        }
+        self.nats.permitted()
+    }
+
+    /// Makes sure at the end of the program that nats-server has received all acknowledgements.
+    ///
+    /// # Errors
+    ///
+    /// If it has not confirmed: these messages may be delivered again. What the server has denied.
+    pub async fn close(mut self) -> Result<()> {
+        if !self.unconfirmed.is_empty() {
+            self.acknowledge(Vec::new()).await?;
+        }
+        self.nats.permitted()?;
+        let (servers, count) = (self.nats.servers(), self.unconfirmed.len());
+        ensure!(
+            count == 0,
+            "{servers} did not confirm the last {count} acknowledgements: these messages may come again"
+        );
+        Ok(())
     }
 
     async fn request(&mut self, limit: u64) -> Result<()> {

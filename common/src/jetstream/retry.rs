@@ -51,7 +51,7 @@ pub async fn retry<T>(
             }
             if failure == Failure::Missing && !is_reported {
                 is_reported = true;
-                tracing::info!("{}: waiting until it exists", explain(last.as_ref()));
+                tracing::info!("{last}: waiting until it exists");
             }
             tracing::debug!("trying again: {last:#}");
             sleep(PAUSE).await;
