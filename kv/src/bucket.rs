@@ -3,12 +3,13 @@
 use std::error::Error;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use async_nats::jetstream::kv::{Config, Entry, Store};
 use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::{Context, ErrorCode};
-use common::Connection;
 use common::jetstream::{Failure, code, failure, retry};
+use common::{CancellationToken, Connection, Stopped};
+use tokio::time::sleep;
 
 use crate::history::{message_id, new_message_id};
 use crate::jetstream;
@@ -17,20 +18,35 @@ use crate::jetstream;
 ///
 /// - a bucket that is missing is created;
 /// - a call without an answer is repeated;
-/// - a write is stored once, however often it is repeated.
+/// - a write is stored once, however often it is repeated;
+/// - Ctrl-C does not interrupt a call: the program would not know whether a write is stored.
 pub struct Bucket {
+    /// Its stop token is cancelled `stop_timeout` after the program was told to stop.
     nats: Connection,
     jetstream: Context,
     config: Config,
     timeout: Duration,
+    stop_timeout: Duration,
 }
 
 impl Bucket {
-    /// Calls nats-server for `timeout` at most. A bucket that exists is used as it is, whatever
-    /// `config` says.
+    /// A bucket whose calls are repeated for `timeout`, and no longer than `stop_timeout` after the
+    /// program was told to stop. If the bucket exists, it is used as it is, whatever `config` says.
     #[must_use]
-    pub fn new(nats: Connection, config: Config, timeout: Duration) -> Self {
-        Self { jetstream: jetstream(&nats), nats, config, timeout }
+    pub fn new(
+        nats: &Connection,
+        config: Config,
+        timeout: Duration,
+        stop_timeout: Duration,
+    ) -> Self {
+        let (stop, overdue) = (nats.stop().clone(), CancellationToken::new());
+        let nats = nats.with_stop(overdue.clone());
+        tokio::spawn(async move {
+            stop.cancelled().await;
+            sleep(stop_timeout).await;
+            overdue.cancel();
+        });
+        Self { jetstream: jetstream(&nats), nats, config, timeout, stop_timeout }
     }
 
     /// The last entry of a key, with its revision; a delete marker, too.
@@ -113,9 +129,18 @@ impl Bucket {
         }
     }
 
-    /// The bucket can disappear between two calls. Then it is created again.
     async fn retry<T>(&self, call: impl AsyncFn() -> Result<T>) -> Result<T> {
-        retry(&self.nats, &[Failure::Unanswered, Failure::Missing], self.timeout, call).await
+        // The bucket can disappear between two calls. Then it is created again.
+        let retry_on = [Failure::Unanswered, Failure::Missing];
+        match retry(&self.nats, &retry_on, self.timeout, call).await {
+            Err(error) if error.is::<Stopped>() => {
+                bail!(
+                    "nats-server confirmed no change within {:?} of the signal",
+                    self.stop_timeout
+                )
+            }
+            result => result,
+        }
     }
 }
 

@@ -10,7 +10,7 @@
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result};
 use async_nats::jetstream::kv::Config;
 use async_nats::jetstream::stream::StorageType;
 use clap::{ArgAction, Parser, Subcommand};
@@ -20,7 +20,7 @@ use tokio::time::sleep;
 
 /// How long to repeat a call that nats-server does not answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
-/// The same after the program was told to stop: time to turn the switch back.
+/// The same after Ctrl-C. A write is not interrupted: the program would not know if it is stored.
 const STOP_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Turns `site_maintenance` on and off again.
@@ -65,56 +65,44 @@ async fn administer(args: Args, stop: CancellationToken) -> Result<()> {
         history: 64,                // the most there is: an app that lags behind skips no change
         ..Config::default()
     };
-    // Ctrl-C does not interrupt a write: the program would not know whether it is stored.
-    let bucket = Bucket::new(nats.with_stop(CancellationToken::new()), config, ANSWER_TIMEOUT);
-    let (mut out, mut turned) = (Output::new(), None);
-    let work = async {
-        match args.action {
-            Some(Action::Set { value }) => set(&bucket, value, &mut out).await,
-            Some(Action::History) => history(&nats, &mut out).await,
-            None => cycle(&bucket, &args, &stop, &mut out, &mut turned).await,
-        }
-    };
-    let done = tokio::select! {
-        done = work => done,
-        () = timeout_after(&stop) => Err(anyhow!(
-            "nats-server confirmed no change within {STOP_TIMEOUT:?} of the signal"
-        )),
+    let bucket = Bucket::new(&nats, config, ANSWER_TIMEOUT, STOP_TIMEOUT);
+    let mut out = Output::new();
+    let done = match args.action {
+        Some(Action::Set { value }) => set(&bucket, value, &mut out).await,
+        Some(Action::History) => print_history(&nats, &mut out).await,
+        None => cycle(&bucket, &args, &stop, &mut out).await,
     };
     let flushed = out.flush().await;
-    let done = match turned {
-        Some(on) => done.with_context(|| format!("{KEY} was left {}", on_or_off(on))),
-        None => done,
-    };
     done.with_context(|| format!("cannot use the bucket on {}", nats.servers()))?;
     flushed
 }
 
-async fn timeout_after(stop: &CancellationToken) {
-    stop.cancelled().await;
-    sleep(STOP_TIMEOUT).await;
-}
-
 /// Turns the switch over and back, again and again. A run leaves the switch as it found it, also if
-/// it is told to stop. `turned` is what the switch was turned to and not turned back yet.
+/// it is told to stop.
 async fn cycle(
     bucket: &Bucket,
     args: &Args,
     stop: &CancellationToken,
     out: &mut Output,
-    turned: &mut Option<bool>,
 ) -> Result<()> {
-    let started = Instant::now();
-    let (mut cycles, mut last) = (0, started);
-    while turned.is_some() || (cycles < args.cycles && !stop.is_cancelled()) {
-        let (revision, on) = toggle(bucket).await?;
-        last = Instant::now();
-        cycles += u64::from(turned.is_some());
-        *turned = turned.is_none().then_some(on);
+    let mut print = async |revision: u64, on: bool| {
         let line = format!("#{revision} {KEY} is {}", on_or_off(on));
         if !args.quiet && out.line(line).await.is_err() {
             stop.cancel(); // the reader of a pipe has gone
         }
+    };
+    let started = Instant::now();
+    let (mut cycles, mut last) = (0, started);
+    while cycles < args.cycles && !stop.is_cancelled() {
+        let (revision, over) = toggle(bucket).await?;
+        print(revision, over).await;
+        stop.run_until_cancelled(sleep(args.interval)).await;
+
+        let turned = toggle(bucket).await;
+        let (revision, back) =
+            turned.with_context(|| format!("{KEY} was left {}", on_or_off(over)))?;
+        (cycles, last) = (cycles + 1, Instant::now());
+        print(revision, back).await;
         if cycles < args.cycles {
             stop.run_until_cancelled(sleep(args.interval)).await;
         }
@@ -148,7 +136,7 @@ async fn set(bucket: &Bucket, on: bool, out: &mut Output) -> Result<()> {
     out.line(format!("#{revision} {KEY} is {}", on_or_off(on))).await
 }
 
-async fn history(nats: &Connection, out: &mut Output) -> Result<()> {
+async fn print_history(nats: &Connection, out: &mut Output) -> Result<()> {
     for line in kv::history(nats).await? {
         out.line(line).await?;
     }
