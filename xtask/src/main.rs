@@ -38,6 +38,9 @@ enum Task {
         /// Where it keeps its data; under target/ unless named
         #[arg(long, value_name = "FOLDER")]
         data: Option<PathBuf>,
+        /// Deletes what an earlier server has stored in that folder: streams, buckets, sessions
+        #[arg(long)]
+        fresh: bool,
     },
     /// Measures the number behind each key insight, in a release build
     Bench {
@@ -69,7 +72,7 @@ fn main() -> ExitCode {
         Task::Demo { experiments, server, step } => {
             demo::run(&experiments, server.as_deref(), step)
         }
-        Task::Up { data } => up::run(data),
+        Task::Up { data, fresh } => up::run(data, fresh),
         Task::Bench { args } => workspace::bench(&args),
         Task::Bless { experiments } => workspace::bless(&experiments),
         Task::New { experiment, destination, name } => {
