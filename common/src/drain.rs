@@ -68,11 +68,15 @@ impl Connection {
             let deadline = nats.drain_deadline();
             let _ = timeout_at(deadline, messages.unsubscribe_after(u64::MAX)).await;
             let mut handed_over = pin!(nats.handed_over(deadline));
-            while let Some(message) = tokio::select! {
-                biased;
-                () = &mut handed_over => None,
-                message = messages.next() => message,
-            } {
+            while let Some(message) = unconstrained(async {
+                tokio::select! {
+                    biased;
+                    () = &mut handed_over => None,
+                    message = messages.next() => message,
+                }
+            })
+            .await
+            {
                 yield message;
             }
             while Instant::now() < deadline
