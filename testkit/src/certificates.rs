@@ -1,4 +1,4 @@
-//! A certificate authority and what it signed.
+//! A certificate authority, and certificates that it signed.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,18 +10,18 @@ use rcgen::{
 use tempfile::TempDir;
 
 /// A certificate authority, a certificate for a server on `localhost` and 127.0.0.1, and one for
-/// a client: PEM files in a folder of their own, gone with this value.
+/// a client. They are PEM files in a folder that is removed when this value is dropped.
 #[derive(Debug)]
 pub struct Certificates {
     folder: TempDir,
 }
 
 impl Certificates {
-    /// Makes them.
+    /// Makes the authority and the certificates.
     ///
     /// # Errors
     ///
-    /// Where the files cannot be written.
+    /// If the files cannot be written.
     pub fn new() -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("nats-certificates-").tempdir()?;
         let mut authority = CertificateParams::new([])?;
@@ -42,26 +42,26 @@ impl Certificates {
         Ok(Self { folder })
     }
 
-    /// The authority's certificate.
+    /// The path of the authority's certificate.
     #[must_use]
     pub fn authority(&self) -> PathBuf {
         self.path("ca.pem")
     }
 
-    /// The client's certificate.
+    /// The path of the client's certificate.
     #[must_use]
     pub fn client(&self) -> PathBuf {
         self.path("client.pem")
     }
 
-    /// The client's private key.
+    /// The path of the client's private key.
     #[must_use]
     pub fn client_key(&self) -> PathBuf {
         self.path("client.key")
     }
 
-    /// The `tls` block of a server's configuration; with `verify` it demands certificates of its
-    /// clients.
+    /// Returns the `tls` block of a server's configuration. With `verify`, the server demands a
+    /// certificate of every client.
     #[must_use]
     pub fn server_config(&self, verify: bool) -> String {
         let quoted = |name: &str| format!("\"{}\"", self.path(name).display());

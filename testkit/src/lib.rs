@@ -1,15 +1,15 @@
 //! A real nats-server, and real programs run against it, for tests and demonstrations.
 //!
 //! - [`Server`] and [`Cluster`]: private servers on free ports, killed and restarted at will;
-//! - [`Program`]: a running program, its lines as they come, signals, its end;
-//! - [`Link`]: a network in between that can be slow or cut;
-//! - [`Lesson`]: the terminal sessions of a README, played for real;
-//! - [`Certificates`]: an authority and what it signed, for TLS;
-//! - [`example`]: where an example of the package under test lies;
-//! - [`nats_server`]: where the server's binary comes from.
+//! - [`Program`]: a running program: its lines as they come, signals, its end;
+//! - [`Link`]: a network between a client and a server that can be slow or cut;
+//! - [`Lesson`]: the terminal sessions of a README, played against a server;
+//! - [`Certificates`]: a certificate authority, and certificates that it signed, for TLS;
+//! - [`example`]: the path of an example of the package under test;
+//! - [`nats_server`]: the path of the server's binary, which is fetched if need be.
 //!
-//! Everything blocks, with a deadline: a test waits for what it is about, and says what it had
-//! seen until then when it waited in vain.
+//! Every call blocks, until a time-out. A test waits for an event, never for some time. If the
+//! event does not come, the error says what the program or the server has printed until then.
 //!
 //! ```no_run
 //! # fn main() -> anyhow::Result<()> {

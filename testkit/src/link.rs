@@ -1,4 +1,4 @@
-//! A network in between.
+//! A network between a client and a server.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
@@ -9,16 +9,16 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
-/// A TCP proxy in front of a server: a network that can be slow, silent or broken.
+/// A TCP proxy in front of a server, which acts as a network that is slow, silent or broken.
 ///
 /// ```no_run
 /// # fn main() -> anyhow::Result<()> {
 /// let server = testkit::Server::start()?;
 /// let link = testkit::Link::to(server.port())?;
 /// link.delay(std::time::Duration::from_millis(20)); // each way: a round trip takes 40 ms
-/// link.cut(); // a pulled cable: silence, and nobody is told
+/// link.cut(); // as a pulled cable: nothing arrives, and no connection is closed
 /// link.heal();
-/// link.reset(); // connections break, new ones are welcome
+/// link.reset(); // connections break, new ones are accepted
 /// # Ok(())
 /// # }
 /// ```
@@ -54,11 +54,11 @@ impl State {
 }
 
 impl Link {
-    /// A link to `port` of this machine.
+    /// Returns a link to `port` of this machine.
     ///
     /// # Errors
     ///
-    /// Where no port is free to listen on.
+    /// If no port is free to listen on.
     pub fn to(port: u16) -> Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("cannot open a link")?;
         let link = Self { port: listener.local_addr()?.port(), state: Arc::default() };
@@ -68,7 +68,7 @@ impl Link {
                 if state.lock().closed {
                     break;
                 }
-                // A client whose server is away sees its connection close.
+                // If the server is away, the client's connection closes.
                 if let Ok(server) = TcpStream::connect((Ipv4Addr::LOCALHOST, port)) {
                     let _ = join(&state, client, server);
                 }
@@ -77,29 +77,29 @@ impl Link {
         Ok(link)
     }
 
-    /// Its URL for NATS clients.
+    /// The link's URL for NATS clients.
     #[must_use]
     pub fn url(&self) -> String {
         format!("nats://127.0.0.1:{}", self.port)
     }
 
-    /// Its port.
+    /// The link's port.
     #[must_use]
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// From now on every byte takes `delay` longer, in each direction.
+    /// Makes every byte from now on take `delay` longer, in each direction.
     pub fn delay(&self, delay: Duration) {
         self.state.change(|network| network.delay = delay);
     }
 
-    /// From now on nothing arrives, and no connection is closed.
+    /// Holds back every byte from now on, in both directions. No connection is closed.
     pub fn cut(&self) {
         self.state.change(|network| network.cut = true);
     }
 
-    /// What was held back since the cut arrives, as does the rest.
+    /// Ends a cut: the bytes that were held back arrive, and those that follow.
     pub fn heal(&self) {
         self.state.change(|network| network.cut = false);
     }
@@ -118,7 +118,7 @@ impl Drop for Link {
     fn drop(&mut self) {
         self.state.change(|network| network.closed = true);
         self.reset();
-        // Wakes the thread that accepts.
+        // Wakes the thread that accepts connections, so that it ends.
         let _ = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port));
     }
 }
@@ -133,8 +133,8 @@ fn join(state: &Arc<State>, client: TcpStream, server: TcpStream) -> Result<()> 
     Ok(())
 }
 
-/// Carries bytes in one direction. One thread reads and notes when, another writes when it is
-/// time: a delay does not slow the flow down.
+/// Carries bytes in one direction. One thread reads and notes the time, another writes when the
+/// delay is over: a delay does not limit the bytes per second.
 fn pump(state: &Arc<State>, mut from: TcpStream, to: TcpStream) {
     let (sender, receiver) = sync_channel::<(Instant, Vec<u8>)>(4096);
     let reading = Arc::clone(state);

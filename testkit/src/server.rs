@@ -1,4 +1,4 @@
-//! A real nats-server of one's own.
+//! A real nats-server for one test.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -20,7 +20,7 @@ use crate::provision::nats_server;
 /// The folder of the store, inside the server's own.
 const STORE: &str = "store";
 
-/// What a server is started with: JetStream, MQTT and monitoring, unless told otherwise.
+/// How a server is started: with JetStream, MQTT and monitoring by default.
 #[derive(Debug, Default)]
 pub struct Options {
     no_jetstream: bool,
@@ -29,14 +29,14 @@ pub struct Options {
 }
 
 impl Options {
-    /// Without JetStream, and so without MQTT, which needs it.
+    /// Starts it without JetStream, and so without MQTT, which needs JetStream.
     #[must_use]
     pub fn no_jetstream(mut self) -> Self {
         self.no_jetstream = true;
         self
     }
 
-    /// Adds text to the configuration file: users, limits, TLS.
+    /// Adds text to the configuration file, for users or limits.
     #[must_use]
     pub fn config(mut self, text: &str) -> Self {
         self.config.push_str(text);
@@ -52,18 +52,18 @@ impl Options {
         self.config(block)
     }
 
-    /// Starts the server and waits until it answers.
+    /// Starts the server, and waits until it is ready.
     ///
     /// # Errors
     ///
-    /// Where there is no nats-server binary, or it does not start; with what it logged.
+    /// If there is no nats-server binary, or it does not start. The error has its log.
     pub fn start(self) -> Result<Server> {
         Server::with(self, "server", "")
     }
 }
 
 /// A private nats-server on 127.0.0.1, with ports and a store of its own. It is killed, and its
-/// store removed, when this value, or this process, is gone.
+/// store removed, when this value is dropped or this process ends.
 #[derive(Debug)]
 pub struct Server {
     folder: TempDir,
@@ -72,22 +72,22 @@ pub struct Server {
     mqtt: Port,
     monitoring: Port,
     process: Option<Program>,
-    /// What processes before the present one have logged.
+    /// The logs of the processes before the present one.
     history: Vec<String>,
     quiet: bool,
 }
 
 impl Server {
-    /// Starts one with JetStream, MQTT and monitoring, and waits until it answers.
+    /// Starts a server with JetStream, MQTT and monitoring, and waits until it is ready.
     ///
     /// # Errors
     ///
-    /// Where there is no nats-server binary, or it does not start; with what it logged.
+    /// If there is no nats-server binary, or it does not start. The error has its log.
     pub fn start() -> Result<Self> {
         Options::default().start()
     }
 
-    /// What to start one with.
+    /// Returns the default options, to be changed before the start.
     #[must_use]
     pub fn options() -> Options {
         Options::default()
@@ -99,7 +99,7 @@ impl Server {
         Ok(server)
     }
 
-    /// A server with all it needs, not started yet.
+    /// Makes a server with its ports and its configuration file, and does not start it.
     fn prepared(options: Options, name: &str, more: &str) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("nats-server-").tempdir()?;
         let (client, mqtt, monitoring) = (Port::claim()?, Port::claim()?, Port::claim()?);
@@ -127,8 +127,8 @@ impl Server {
         })
     }
 
-    /// Does not show its log when dropped. The test harness shows the log of a test that failed;
-    /// elsewhere nobody hides it.
+    /// Does not show the server's log when it is dropped. By default it is shown on stderr, which
+    /// the test harness hides if the test succeeds.
     #[must_use]
     pub fn quiet(mut self) -> Self {
         self.quiet = true;
@@ -151,20 +151,20 @@ impl Server {
         self.process.as_mut().context("the server is not running")
     }
 
-    /// Kills it as `kill -9` does: no farewell to clients, nothing flushed.
+    /// Kills the server, as `kill -9` does: it tells clients nothing, and flushes nothing.
     ///
     /// # Errors
     ///
-    /// Where it is not running.
+    /// If it is not running.
     pub fn kill(&mut self) -> Result<()> {
         self.end(Signal::KILL)
     }
 
-    /// Stops it as an operator does (SIGTERM), and waits for its end.
+    /// Sends SIGTERM to the server, as an operator does, and waits for its end.
     ///
     /// # Errors
     ///
-    /// Where it is not running, or does not end.
+    /// If it is not running, or does not end.
     pub fn stop(&mut self) -> Result<()> {
         self.end(Signal::TERM)
     }
@@ -178,13 +178,14 @@ impl Server {
         Ok(())
     }
 
-    /// Starts it again, on the same ports and with the same store, and waits until it answers.
+    /// Starts the server again, on the same ports and with the same store, and waits until it is
+    /// ready.
     ///
     /// # Errors
     ///
-    /// Where it runs already, or does not start; with what it logged.
+    /// If it is running, or does not start. The error has its log.
     pub fn restart(&mut self) -> Result<()> {
-        ensure!(self.process.is_none(), "the server runs already");
+        ensure!(self.process.is_none(), "the server is running");
         self.launch()?;
         self.ready()
     }
@@ -204,76 +205,77 @@ impl Server {
     }
 
     fn ready(&mut self) -> Result<()> {
-        // Said when clients can connect, and JetStream has recovered what it stores.
+        // Logged when clients can connect and JetStream has recovered its streams.
         self.process()?.expect_stderr("Server is ready")?;
         Ok(())
     }
 
-    /// Its URL for NATS clients.
+    /// The server's URL for NATS clients.
     #[must_use]
     pub fn url(&self) -> String {
         let scheme = if self.options.tls { "tls" } else { "nats" };
         format!("{scheme}://127.0.0.1:{}", self.port())
     }
 
-    /// Its URL for MQTT clients.
+    /// The server's URL for MQTT clients.
     #[must_use]
     pub fn mqtt_url(&self) -> String {
         format!("mqtt://127.0.0.1:{}", self.mqtt_port())
     }
 
-    /// Its port for NATS clients.
+    /// The server's port for NATS clients.
     #[must_use]
     pub fn port(&self) -> u16 {
         self.client.number()
     }
 
-    /// Its port for MQTT clients.
+    /// The server's port for MQTT clients.
     #[must_use]
     pub fn mqtt_port(&self) -> u16 {
         self.mqtt.number()
     }
 
-    /// Its process id.
+    /// The server's process id.
     ///
     /// # Errors
     ///
-    /// Where it is not running.
+    /// If it is not running.
     pub fn id(&mut self) -> Result<u32> {
         Ok(self.process()?.id())
     }
 
-    /// The folder of its configuration and its store.
+    /// The folder that holds the server's configuration and its store.
     #[must_use]
     pub fn folder(&self) -> &Path {
         self.folder.path()
     }
 
-    /// A command for `program` that finds this server: `NATS_URL` and `MQTT_URL` are set, and
-    /// nothing else in the environment says who connects, or changes what is logged.
+    /// Returns a command that runs `program` against this server: `NATS_URL` and `MQTT_URL` are
+    /// set. Other variables of the environment that a program would read are removed, see
+    /// [`isolated`].
     pub fn command(&self, program: impl Into<PathBuf>) -> Command {
         let mut command = isolated(program);
         command.env("NATS_URL", self.url()).env("MQTT_URL", self.mqtt_url());
         command
     }
 
-    /// What its monitoring answers to `path`, such as `/connz?subs=1`, `/subsz` or `/jsz`.
+    /// Returns the answer of the server's monitoring to `path`: `/connz?subs=1`, `/subsz`, `/jsz`.
     ///
     /// # Errors
     ///
-    /// Where it does not answer.
+    /// If it does not answer.
     pub fn monitor(&self, path: &str) -> Result<Value> {
         let url = format!("http://127.0.0.1:{}{path}", self.monitoring.number());
         let mut answer = ureq::get(&url).call().with_context(|| format!("cannot ask {url}"))?;
         Ok(answer.body_mut().read_json()?)
     }
 
-    /// Asks monitoring for `path` until the answer satisfies `is_enough`, and returns that answer.
-    /// The server announces no event for what monitoring alone can tell.
+    /// Asks monitoring for `path` again and again until the answer satisfies `is_enough`, and
+    /// returns that answer. The server has no event for this.
     ///
     /// # Errors
     ///
-    /// Where it is not satisfied within 60 s; with the last answer.
+    /// If that takes more than 60 s. The error has the last answer.
     pub fn monitor_until(&self, path: &str, is_enough: impl Fn(&Value) -> bool) -> Result<Value> {
         let deadline = Instant::now() + TIMEOUT;
         loop {
@@ -281,16 +283,19 @@ impl Server {
             if is_enough(&answer) {
                 return Ok(answer);
             }
-            ensure!(Instant::now() < deadline, "waited in vain for {path}, last: {answer:#}");
+            ensure!(
+                Instant::now() < deadline,
+                "{path} has not become what was expected, last: {answer:#}"
+            );
             thread::sleep(Duration::from_millis(2));
         }
     }
 
-    /// Waits until `count` subscriptions to exactly `subject` exist.
+    /// Waits until exactly `count` subscriptions to the subject `subject` exist.
     ///
     /// # Errors
     ///
-    /// Where there are not as many within 60 s.
+    /// If that takes more than 60 s.
     pub fn wait_for_subscriptions(&self, subject: &str, count: usize) -> Result<()> {
         let path = "/subsz?subs=1&limit=100000";
         self.monitor_until(path, |subsz| {
@@ -301,8 +306,9 @@ impl Server {
         Ok(())
     }
 
-    /// Waits until JetStream's API answers through this server. In a new cluster a server knows of
-    /// the leader some time before it knows the way there, and drops requests in between.
+    /// Waits until JetStream's API answers requests of this server's clients. In a new cluster a
+    /// server knows the leader some time before it knows the route to it, and drops requests until
+    /// then.
     fn wait_for_api(&self) -> Result<()> {
         const ASK: &[u8] =
             b"CONNECT {\"verbose\":false}\r\nSUB answer 1\r\nPUB $JS.API.INFO answer 0\r\n\r\n";
@@ -319,7 +325,7 @@ impl Server {
         bail!("JetStream does not answer at {}", self.url())
     }
 
-    /// What it has logged, over all restarts.
+    /// The server's log, over all restarts.
     #[must_use]
     pub fn log(&self) -> Vec<String> {
         let mut log = self.history.clone();
@@ -335,24 +341,26 @@ impl Drop for Server {
             let tail = log[log.len().saturating_sub(40)..].join("\n");
             eprintln!("--- nats-server {} ---\n{tail}", self.url());
         }
+        // Before its folder is removed: a server that runs makes files there meanwhile.
+        self.process = None;
     }
 }
 
-/// Several servers that are one cluster, with JetStream.
+/// Several servers that form one cluster, with JetStream.
 #[derive(Debug)]
 pub struct Cluster {
-    /// Its servers.
+    /// The servers of the cluster.
     pub servers: Vec<Server>,
-    /// Held, so that nobody else gets them.
+    /// Held so that no other test gets them.
     _routes: Vec<Port>,
 }
 
 impl Cluster {
-    /// Starts `size` servers and waits until they have elected a leader of their metadata.
+    /// Starts `size` servers, and waits until they are [healthy](Self::wait_until_healthy).
     ///
     /// # Errors
     ///
-    /// Where a server does not start, or there is no leader within 60 s.
+    /// If a server does not start, or the cluster is not healthy within 60 s.
     pub fn start(size: usize) -> Result<Self> {
         let routes = (0..size).map(|_| Port::claim()).collect::<Result<Vec<_>>>()?;
         let urls = routes.iter().map(|port| format!("\"nats://127.0.0.1:{}\"", port.number()));
@@ -376,12 +384,12 @@ impl Cluster {
         Ok(cluster)
     }
 
-    /// Waits until every server that runs has what JetStream needs: a leader, and its own part up
-    /// to date.
+    /// Waits until every server that is running knows the leader of JetStream's metadata, and
+    /// JetStream's API answers through it.
     ///
     /// # Errors
     ///
-    /// Where that takes more than 60 s.
+    /// If that takes more than 60 s.
     pub fn wait_until_healthy(&self) -> Result<()> {
         let running = self.servers.iter().filter(|server| server.process.is_some());
         for server in running {
@@ -401,8 +409,8 @@ impl Cluster {
     }
 }
 
-/// A command that sees none of the environment variables which a program of the playground
-/// reads: no server, no credentials, no log filter.
+/// Returns a command that runs `program` without the environment variables that a program of the
+/// playground reads: no server, no credentials, no log filter.
 pub fn isolated(program: impl Into<PathBuf>) -> Command {
     let mut command = Command::new(program.into());
     for (name, _) in std::env::vars_os() {
