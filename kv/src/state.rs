@@ -34,7 +34,7 @@ impl State {
         }
     }
 
-    /// Why the switch is off, if nobody turned it off.
+    /// Why the switch is off, if no program wrote `false`.
     #[must_use]
     pub fn problem(&self) -> Option<String> {
         match self {
