@@ -1,11 +1,11 @@
-//! `cargo xtask check`: what has to hold before a commit.
+//! `cargo xtask check`: format, lints, documentation and dependencies.
 
 use anstream::println;
 use anyhow::{Context, Result, ensure};
 
 use crate::workspace::cargo;
 
-/// Each check, in the order of its cost. All run, also where an early one fails.
+/// Runs every check, even if one fails; the quick ones first.
 pub fn run() -> Result<()> {
     let mut failed = Vec::new();
     for (what, args) in [
@@ -26,7 +26,7 @@ pub fn run() -> Result<()> {
             failed.push(what);
         }
     }
-    // It is a tool of its own, and the advisories it compares with come over the network.
+    // cargo-deny is a tool of its own, and fetches advisories over the network.
     if cargo().args(["deny", "--version"]).output()?.status.success() {
         println!("checking dependencies");
         if !cargo().args(["deny", "check"]).status()?.success() {
@@ -34,7 +34,7 @@ pub fn run() -> Result<()> {
         }
     } else {
         println!(
-            "NOT checked: dependencies against deny.toml, for cargo-deny is not installed (`cargo install cargo-deny`)"
+            "NOT checked: dependencies against deny.toml, because cargo-deny is not installed (`cargo install cargo-deny`)"
         );
     }
     ensure!(failed.is_empty(), "failed: {}", failed.join(", "));

@@ -1,4 +1,4 @@
-//! `cargo xtask demo`: the lessons, played.
+//! `cargo xtask demo`: plays the lessons.
 
 use std::collections::HashMap;
 use std::io::{IsTerminal, stdin};
@@ -24,10 +24,10 @@ const BOLD: Style = Style::new().bold();
 const DIM: Style = Style::new().dimmed();
 const WIDTH: usize = 80;
 
-/// Plays the named experiments, or all, in the README's order; fails where one failed.
+/// Plays the named experiments, or all, in the README's order. Fails if one of them fails.
 pub fn run(named: &[String], server: Option<&str>, step: bool) -> Result<()> {
     let chosen = chosen(named)?;
-    // Both may take a while, and say so on stderr: not in the middle of a lesson.
+    // Both may take a while and report on stderr, so they come before the first lesson.
     let programs = build(&chosen)?;
     if server.is_none() {
         testkit::nats_server()?;
@@ -76,7 +76,7 @@ fn play(name: &str, programs: &HashMap<String, PathBuf>, server: Option<&str>) -
             }
         };
         let path = |program: &str| {
-            // A name that was not built is one that cannot be started: that error says it.
+            // A program that was not built cannot be started: the error names it.
             let path = programs.get(program).cloned();
             path.unwrap_or_else(|| program.into())
         };
@@ -86,7 +86,7 @@ fn play(name: &str, programs: &HashMap<String, PathBuf>, server: Option<&str>) -
     Ok(())
 }
 
-/// What to call each terminal: the program that runs in it, numbered where several run the same.
+/// The label of each terminal: its program, numbered if several terminals run the same one.
 fn labels(scene: &Scene) -> Vec<String> {
     let names: Vec<String> = scene
         .terminals

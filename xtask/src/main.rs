@@ -24,9 +24,9 @@ struct Args {
 enum Task {
     /// Plays experiments as their READMEs show them, against a private server
     Demo {
-        /// Which ones; all of them unless named
+        /// Their names; all experiments by default
         experiments: Vec<String>,
-        /// Uses a running server in place of a private one
+        /// A running server to use in place of a private one
         #[arg(long, value_name = "URL")]
         server: Option<String>,
         /// Waits for Enter between two experiments
@@ -35,7 +35,7 @@ enum Task {
     },
     /// Runs a server in the foreground: NATS on port 4222, MQTT on 1883, monitoring on 8222
     Up {
-        /// Where it keeps its data; under target/ unless named
+        /// The folder in which it keeps its data [default: target/nats-server]
         #[arg(long, value_name = "FOLDER")]
         data: Option<PathBuf>,
         /// Deletes what an earlier server has stored in that folder: streams, buckets, sessions
@@ -44,22 +44,22 @@ enum Task {
     },
     /// Measures the number behind each key insight, in a release build
     Bench {
-        /// What to pass on: names of experiments, --json; --help tells
+        /// Arguments of the benchmark: names of experiments, --json; see --help
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
-    /// Rewrites the terminal sessions in READMEs where programs print something else by now
+    /// Rewrites the terminal sessions of READMEs if programs print something else by now
     Bless {
-        /// Whose; all of them unless named
+        /// Their names; all experiments by default
         experiments: Vec<String>,
     },
     /// Makes an experiment the start of a service: a workspace of its own
     New {
-        /// Which one
+        /// Its name
         experiment: String,
-        /// Where to; a folder that does not exist yet
+        /// A folder that does not exist yet
         destination: PathBuf,
-        /// The name of its crate; the folder's unless given
+        /// The name of its crate [default: the folder's name]
         #[arg(long)]
         name: Option<String>,
     },

@@ -1,4 +1,4 @@
-//! `cargo xtask new`: an experiment becomes the start of a service.
+//! `cargo xtask new`: makes an experiment the start of a service.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use testkit::Lesson;
 
 use crate::workspace::{cargo, chosen, root};
 
-/// What comes along: the crates that an experiment needs.
+/// The crates that an experiment needs.
 const COMPANIONS: [&str; 2] = ["common", "testkit"];
 
 /// Writes a workspace of its own to `destination`.
@@ -47,7 +47,7 @@ pub fn run(experiment: &str, destination: &Path, name: Option<&str>) -> Result<(
     fs::write(destination.join("Cargo.toml"), workspace)?;
     fs::write(destination.join("README.md"), renamed.readme()?)?;
 
-    // Leaves in Cargo.lock what is needed here, at the versions it holds.
+    // Removes from Cargo.lock what is not needed here, and changes no version.
     let mut tidy = cargo();
     tidy.args(["update", "--workspace", "--quiet"]).current_dir(destination).stdout(Stdio::null());
     ensure!(tidy.status()?.success(), "cargo cannot read the new workspace in {shown}");
@@ -60,7 +60,7 @@ fn is_crate_name(name: &str) -> bool {
     let is_allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '_';
     name.starts_with(|c: char| c.is_ascii_lowercase())
         && name.chars().all(is_allowed)
-        // Crates that are there already, or would be in the way of the language's own.
+        // Crates that are there already, and names of the language's own crates.
         && !COMPANIONS.contains(&name)
         && !["core", "std", "alloc", "test", "proc_macro", "self", "super", "crate"].contains(&name)
 }
@@ -72,7 +72,7 @@ struct Renamed<'a> {
 }
 
 impl Renamed<'_> {
-    /// What a file of the experiment says under the new name.
+    /// The text of a file of the experiment under the new name.
     fn text(&self, path: &Path, text: &str) -> String {
         let Self { experiment, name } = self;
         match path.extension().and_then(|extension| extension.to_str()) {
@@ -86,7 +86,7 @@ impl Renamed<'_> {
         }
     }
 
-    /// Commands name the package; programs and libraries keep their names.
+    /// Replaces the package's name in commands. Programs and libraries keep their names.
     fn commands(&self, text: &str) -> String {
         let Self { experiment, name } = self;
         let mut result = String::new();
@@ -122,7 +122,7 @@ impl Renamed<'_> {
     }
 }
 
-/// Links to other experiments lead nowhere from a workspace that has only one: their text stays.
+/// Replaces links to other experiments by their text: the new workspace has only one.
 fn without_links_outside(markdown: &str) -> String {
     let mut result = String::new();
     let mut rest = markdown;

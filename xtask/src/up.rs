@@ -105,6 +105,7 @@ mod tests {
     use std::io::{BufRead, BufReader, Write};
     use std::net::TcpListener;
     use std::os::unix::fs::symlink;
+    use std::time::Duration;
 
     use testkit::{Port, Server};
 
@@ -119,6 +120,7 @@ mod tests {
         let durable =
             r#"{"stream_name":"kept","config":{"durable_name":"d","ack_policy":"explicit"}}"#;
         write!(stream, "CONNECT {{\"verbose\":false}}\r\nSUB answer 1\r\n")?;
+        stream.set_read_timeout(Some(Duration::from_secs(60)))?;
         let mut lines = BufReader::new(stream.try_clone()?).lines();
         for (subject, payload) in [
             ("$JS.API.STREAM.CREATE.kept", kept),
@@ -158,13 +160,14 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_deleted_while_a_port_is_taken() -> Result<()> {
+    fn a_port_that_is_taken_is_named_and_nothing_is_deleted() -> Result<()> {
         let (data, _server) = stored()?;
         let port = Port::claim()?;
         let _taken = TcpListener::bind(("127.0.0.1", port.number()))?;
         let error = prepare(&data, true, &[(port.number(), "NATS")]).err();
         let error = error.context("it was prepared")?.to_string();
-        assert!(error.contains("is taken"), "{error}");
+        let expected = format!("port {} (NATS) is taken", port.number());
+        assert!(error.contains(&expected), "{error}");
         assert!(data.join("jetstream/$G/streams/kept/meta.inf").exists());
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! What there is: the experiments, and cargo.
+//! The experiments of this workspace, and how to call cargo.
 
 use std::collections::HashMap;
 use std::fs;
@@ -34,7 +34,7 @@ pub fn experiments() -> Result<Vec<String>> {
     Ok(experiments)
 }
 
-/// The cargo that runs us.
+/// The cargo that runs this program.
 pub fn cargo() -> Command {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.current_dir(root());
@@ -73,13 +73,13 @@ pub fn bench(args: &[String]) -> Result<()> {
     Ok(())
 }
 
-/// Lets the tests that play READMEs rewrite them.
+/// Runs the tests that play READMEs, and lets them rewrite what differs.
 pub fn bless(named: &[String]) -> Result<()> {
     let chosen = chosen(named)?;
     // `cargo test --test` builds the programs beside the test, but not the examples.
     build(&chosen)?;
     let mut test = cargo();
-    test.args(["test", "--quiet"]).env("BLESS", "1");
+    test.args(["test", "--quiet", "--no-fail-fast"]).env("BLESS", "1");
     for name in &chosen {
         test.args(["--package", name]);
     }
@@ -88,7 +88,7 @@ pub fn bless(named: &[String]) -> Result<()> {
     Ok(())
 }
 
-/// The named experiments, or all where none is named, in the README's order.
+/// The named experiments, or all if none is named, in the README's order.
 pub fn chosen(named: &[String]) -> Result<Vec<String>> {
     let mut all = experiments()?;
     if let Some(unknown) = named.iter().find(|name| !all.contains(name)) {

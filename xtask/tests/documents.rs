@@ -1,15 +1,24 @@
-//! What the documents name is there.
+//! Links, code and tables of the documents, and the form of the lessons.
 
+use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use pulldown_cmark::{CodeBlockKind, Event, Options, Parser, Tag, TagEnd};
+use serde_json::Value;
 
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
-}
+mod metadata;
+
+use metadata::{dependencies, is_experiment, name, packages, root};
+
+/// The heading that ends the lesson of a README.
+const REFERENCE: &str = "Reference";
+/// The heading of the table of guarantees.
+const GUARANTEES: &str = "What is guaranteed, and what is not";
+/// The heading of the table that compares the first version with the service.
+const ADDITIONS: &str = "What the service adds";
 
 /// A Markdown file of the repository.
 struct Document {
@@ -19,18 +28,18 @@ struct Document {
 
 impl Document {
     fn all() -> Result<Vec<Self>> {
-        // What is ignored, built or lifted elsewhere is none of them.
+        // Without those that git ignores: the starter tests make copies below target/.
         let mut list = Command::new("git");
         list.args(["ls-files", "--cached", "--others", "--exclude-standard", "*.md"]);
         let output = list.current_dir(root()).output().context("cannot run git")?;
         let list = String::from_utf8(output.stdout)?;
-        let documents: Vec<Self> = list.lines().map(Self::read).collect::<Result<_>>()?;
+        let documents: Vec<Self> =
+            list.lines().map(|path| Self::read(root().join(path))).collect::<Result<_>>()?;
         ensure!(!documents.is_empty(), "git knows no document");
         Ok(documents)
     }
 
-    fn read(path: &str) -> Result<Self> {
-        let path = root().join(path);
+    fn read(path: PathBuf) -> Result<Self> {
         let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
         Ok(Self { path, text })
     }
@@ -60,9 +69,9 @@ impl Document {
         links
     }
 
-    /// The anchors of its headings, as GitHub makes them.
-    fn anchors(&self) -> Vec<String> {
-        let mut anchors = Vec::new();
+    /// The text of each heading.
+    fn headings(&self) -> Vec<String> {
+        let mut headings = Vec::new();
         let mut heading: Option<String> = None;
         for event in self.events() {
             match event {
@@ -72,13 +81,24 @@ impl Document {
                         heading.push_str(&text);
                     }
                 }
-                Event::End(TagEnd::Heading(_)) => {
-                    anchors.extend(heading.take().map(|heading| anchor(&heading)));
-                }
+                Event::End(TagEnd::Heading(_)) => headings.extend(heading.take()),
                 _ => {}
             }
         }
-        anchors
+        headings
+    }
+
+    /// The anchors of its headings, as GitHub makes them: a repeated heading gets a number.
+    fn anchors(&self) -> Vec<String> {
+        let mut seen: HashMap<String, usize> = HashMap::new();
+        let headings = self.headings();
+        let numbered = headings.iter().map(|heading| {
+            let anchor = anchor(heading);
+            let count = seen.entry(anchor.clone()).or_default();
+            *count += 1;
+            if *count == 1 { anchor } else { format!("{anchor}-{}", *count - 1) }
+        });
+        numbered.collect()
     }
 
     /// Language and text of each code block.
@@ -101,11 +121,95 @@ impl Document {
         }
         blocks
     }
+
+    /// The rows of the tables between the heading `title` and the next one: of each row its text
+    /// and the targets of its links. None if there is no such heading.
+    fn rows_under(&self, title: &str) -> Vec<(String, Vec<String>)> {
+        let mut rows = Vec::new();
+        let (mut heading, mut is_heading) = (String::new(), false);
+        let mut row: Option<(String, Vec<String>)> = None;
+        for event in self.events() {
+            match event {
+                Event::Start(Tag::Heading { .. }) => (heading, is_heading) = (String::new(), true),
+                Event::End(TagEnd::Heading(_)) => is_heading = false,
+                Event::Start(Tag::TableRow) if heading == title => row = Some(Default::default()),
+                Event::End(TagEnd::TableRow) => rows.extend(row.take()),
+                Event::Start(Tag::Link { dest_url, .. }) => {
+                    if let Some((_, links)) = &mut row {
+                        links.push(dest_url.to_string());
+                    }
+                }
+                Event::Text(text) | Event::Code(text) => match &mut row {
+                    Some((words, _)) => words.extend([&text, " "]),
+                    None if is_heading => heading.push_str(&text),
+                    None => {}
+                },
+                _ => {}
+            }
+        }
+        rows
+    }
+
+    /// The number of words before the heading "Reference", without code blocks, diagrams and
+    /// tables.
+    fn words_of_lesson(&self) -> usize {
+        let mut count = 0;
+        let (mut heading, mut is_heading, mut is_apart) = (String::new(), false, false);
+        for event in self.events() {
+            match event {
+                Event::Start(Tag::CodeBlock(_) | Tag::Table(_)) => is_apart = true,
+                Event::End(TagEnd::CodeBlock | TagEnd::Table) => is_apart = false,
+                Event::Start(Tag::Heading { .. }) => (heading, is_heading) = (String::new(), true),
+                Event::End(TagEnd::Heading(_)) if heading == REFERENCE => break,
+                Event::End(TagEnd::Heading(_)) => is_heading = false,
+                Event::Text(text) | Event::Code(text) if !is_apart => {
+                    if is_heading {
+                        heading.push_str(&text);
+                    }
+                    let words = text.split_whitespace();
+                    count += words.filter(|word| word.contains(char::is_alphanumeric)).count();
+                }
+                _ => {}
+            }
+        }
+        count
+    }
 }
 
 fn anchor(heading: &str) -> String {
     let kept = heading.chars().filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
     kept.collect::<String>().to_lowercase().replace(' ', "-")
+}
+
+/// An experiment and its README.
+struct Lesson {
+    package: Value,
+    readme: Document,
+}
+
+impl Lesson {
+    /// Those whose README is in two parts.
+    fn all() -> Result<Vec<Self>> {
+        let mut lessons = Vec::new();
+        for package in packages()?.into_iter().filter(is_experiment) {
+            let readme = Document::read(root().join(name(&package)).join("README.md"))?;
+            if readme.headings().iter().any(|heading| heading == REFERENCE) {
+                lessons.push(Self { package, readme });
+            }
+        }
+        ensure!(!lessons.is_empty(), "no README has a heading {REFERENCE:?}");
+        Ok(lessons)
+    }
+
+    fn name(&self) -> &str {
+        name(&self.package)
+    }
+
+    /// The names of the targets of one kind: bin, example, lib.
+    fn targets(&self, kind: &str) -> Vec<&str> {
+        let targets = self.package["targets"].as_array().into_iter().flatten();
+        targets.filter(|target| target["kind"][0] == kind).map(name).collect()
+    }
 }
 
 #[test]
@@ -118,15 +222,21 @@ fn every_relative_link_and_anchor_leads_somewhere() -> Result<()> {
             let file = if path.is_empty() { document.path.clone() } else { folder.join(path) };
             ensure!(file.exists(), "{name}: {target} leads nowhere");
             if !fragment.is_empty() {
-                let linked = Document { text: fs::read_to_string(&file)?, path: file };
-                ensure!(
-                    linked.anchors().iter().any(|anchor| anchor == fragment),
-                    "{name}: no heading for {target}"
-                );
+                let linked = Document::read(file)?;
+                ensure!(has_fragment(&linked, fragment), "{name}: nothing is at {target}");
             }
         }
     }
     Ok(())
+}
+
+/// Whether a document has the heading that `fragment` names, or a source file the line.
+fn has_fragment(linked: &Document, fragment: &str) -> bool {
+    if linked.path.extension().is_some_and(|extension| extension == "md") {
+        return linked.anchors().iter().any(|anchor| anchor == fragment);
+    }
+    let lines = fragment.split('-').map(|line| line.strip_prefix('L')?.parse::<usize>().ok());
+    lines.into_iter().all(|line| line.is_some_and(|line| line <= linked.text.lines().count()))
 }
 
 #[test]
@@ -153,20 +263,32 @@ fn every_test_that_a_document_names_exists() -> Result<()> {
 }
 
 #[test]
-fn every_guarantee_links_its_proof() -> Result<()> {
-    for document in Document::all()? {
-        let Some((_, card)) =
-            document.text.split_once("\n## What is guaranteed, and what is not\n")
-        else {
-            continue;
-        };
-        let card = card.split("\n## ").next().unwrap_or_default();
-        let rows: Vec<&str> = card.lines().filter(|line| line.starts_with('|')).skip(2).collect();
-        ensure!(!rows.is_empty(), "{}: an empty guarantee card", document.path.display());
-        for row in rows {
-            ensure!(row.contains("tests/"), "{}: not proved: {row}", document.path.display());
+fn every_guarantee_and_every_addition_links_its_proof() -> Result<()> {
+    for Lesson { readme, .. } in Lesson::all()? {
+        let name = readme.path.display();
+        for title in [GUARANTEES, ADDITIONS] {
+            let rows = readme.rows_under(title);
+            ensure!(!rows.is_empty(), "{name}: no table under {title:?}");
+            for (row, links) in rows {
+                let is_proved = links.iter().any(|link| link.contains("tests/"));
+                ensure!(is_proved, "{name}: no test is linked in: {row}");
+            }
         }
     }
+    Ok(())
+}
+
+#[test]
+fn a_lesson_keeps_its_word_budget() -> Result<()> {
+    let mut over = Vec::new();
+    for lesson in Lesson::all()? {
+        let budget = if lesson.name() == "mqtt-bridge" { 1_200 } else { 900 };
+        let words = lesson.readme.words_of_lesson();
+        if words > budget {
+            over.push(format!("{}: {words} words, budget {budget}", lesson.name()));
+        }
+    }
+    ensure!(over.is_empty(), "{over:?}");
     Ok(())
 }
 
@@ -194,4 +316,77 @@ fn rust_in_a_readme_is_what_the_source_says() -> Result<()> {
 /// Without indentation.
 fn plain(code: &str) -> String {
     code.lines().map(|line| format!("{}\n", line.trim())).collect()
+}
+
+#[test]
+fn every_program_has_a_first_version() -> Result<()> {
+    // The readings' durable way, the way down, and a second way to answer: the lessons compare
+    // them with programs that have a first version.
+    const WITHOUT: [&str; 3] = ["recorder", "device-admin", "math-service"];
+    for lesson in Lesson::all()? {
+        let examples = lesson.targets("example");
+        for program in lesson.targets("bin") {
+            let first = format!("first-{program}");
+            ensure!(
+                WITHOUT.contains(&program) || examples.contains(&first.as_str()),
+                "{}: no example {first}",
+                lesson.name()
+            );
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn a_first_version_is_short_plain_and_part_of_its_lesson() -> Result<()> {
+    const ALLOWED: [&str; 5] = ["async-nats", "rumqttc", "tokio", "futures", "serde_json"];
+    const LINES: std::ops::RangeInclusive<usize> = 12..=35;
+    let mut wrong = Vec::new();
+    for lesson in Lesson::all()? {
+        let folder = root().join(lesson.name());
+        let refused: Vec<String> = dependencies(&lesson.package)
+            .map(name)
+            .filter(|used| !ALLOWED.contains(used))
+            .map(|used| used.replace('-', "_"))
+            .collect();
+        let own = lesson.targets("lib").join("");
+        for first in lesson.targets("example") {
+            if !first.starts_with("first-") {
+                continue;
+            }
+            let code = code(&folder.join("examples").join(first).with_extension("rs"))?;
+            if !LINES.contains(&code.len()) {
+                wrong.push(format!("{first}: {} lines of code", code.len()));
+            }
+            for name in &refused {
+                if code.iter().any(|line| names_crate(line, name)) {
+                    wrong.push(format!("{first} uses {name}"));
+                }
+            }
+            if code.iter().any(|line| line.starts_with(&format!("use {own}::"))) {
+                wrong.push(format!("{first} uses the library of its package"));
+            }
+            if !lesson.readme.text.contains(&format!("--example {first}")) {
+                wrong.push(format!("{first} is not run in its README"));
+            }
+        }
+    }
+    ensure!(wrong.is_empty(), "{wrong:#?}");
+    Ok(())
+}
+
+/// The lines of a source file that are neither blank nor comments.
+fn code(path: &Path) -> Result<Vec<String>> {
+    let source = fs::read_to_string(path).with_context(|| path.display().to_string())?;
+    let lines = source.lines().map(str::trim);
+    let is_code = |line: &&str| !line.is_empty() && !line.starts_with("//");
+    Ok(lines.filter(is_code).map(str::to_owned).collect())
+}
+
+/// Whether a line says `name::`, and `name` is not the end of a longer word or path.
+fn names_crate(line: &str, name: &str) -> bool {
+    line.match_indices(&format!("{name}::")).any(|(at, _)| {
+        let before = line[..at].chars().next_back();
+        !before.is_some_and(|c| c.is_alphanumeric() || c == '_' || c == ':')
+    })
 }

@@ -1,45 +1,18 @@
-//! The rules that hold the house up: see ARCHITECTURE.md.
+//! The rules that ARCHITECTURE.md states.
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
-}
+mod metadata;
 
-fn cargo() -> Command {
-    Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
-}
-
-/// The workspace's own packages, as cargo sees them.
-fn packages() -> Result<Vec<Value>> {
-    let mut metadata = cargo();
-    metadata.args(["metadata", "--no-deps", "--offline", "--format-version", "1"]);
-    let output = metadata.current_dir(root()).output()?;
-    let metadata: Value = serde_json::from_slice(&output.stdout)?;
-    Ok(metadata["packages"].as_array().context("no packages")?.clone())
-}
-
-fn name(package: &Value) -> &str {
-    package["name"].as_str().unwrap_or_default()
-}
+use metadata::{dependencies, is_experiment, name, packages};
 
 fn manifest(package: &Value) -> Result<String> {
     let path = package["manifest_path"].as_str().context("no manifest")?;
     Ok(fs::read_to_string(path)?)
-}
-
-fn dependencies(package: &Value) -> impl Iterator<Item = &Value> {
-    package["dependencies"].as_array().into_iter().flatten()
-}
-
-fn is_experiment(package: &Value) -> bool {
-    !["common", "testkit", "xtask", "bench"].contains(&name(package))
 }
 
 #[test]
@@ -77,7 +50,7 @@ fn arrows_point_one_way() -> Result<()> {
                 "{} must not use {used}",
                 name(&package)
             );
-            // The kit is for tests: a program that ships does not carry it.
+            // testkit is for tests: a program must not depend on it.
             let for_tests = dependency["kind"] == "dev";
             let ships = name(&package) == "common" || is_experiment(&package);
             ensure!(used != "testkit" || for_tests || !ships, "{} ships testkit", name(&package));
@@ -125,7 +98,7 @@ fn every_crate_is_held_to_the_same_lints() -> Result<()> {
     for package in packages()? {
         let manifest = manifest(&package)?;
         let (_, lints) = manifest.split_once("[lints.rust]").context("no lints")?;
-        // What prints results prints them into a pipe that may close; these two talk to a person.
+        // An experiment prints into a pipe that may close. These two print for a person.
         let talks = ["testkit", "xtask"].contains(&name(&package));
         let is_about_printing = |line: &&str| line.contains("print");
         let prints = lints.lines().filter(is_about_printing).count();
