@@ -38,8 +38,8 @@ use crate::server::Server;
 /// | --- | --- |
 /// | none | The program ends by itself. The blocks below are played after that. |
 /// | `$` alone, at the end | The program ends by itself, while the blocks below are played. |
-/// | `^C` | The program runs on. When all other blocks are done, it is interrupted. |
-/// | `^Z` and `$ kill %1` | The program is suspended as soon as it has printed the lines above. When all other blocks are done, it is told to end (SIGTERM) and resumed. |
+/// | `^C` | The program runs on. When all programs of other blocks have ended that end by themselves, it is interrupted. |
+/// | `^Z` and `$ kill %1` | The program is suspended as soon as it has printed the lines above. When the last block has been played, it is told to end (SIGTERM) and resumed. |
 /// | `Killed` | The program runs on until a `pkill -KILL` of another block. |
 ///
 /// A program that runs on has printed a line before the next block is played: programs that run

@@ -57,7 +57,7 @@ enum End {
     Later,
     /// By Ctrl-C, when all other blocks are done.
     Interrupted,
-    /// It is suspended by Ctrl-Z, and told to end when all other blocks are done.
+    /// It is suspended by Ctrl-Z, and told to end when all other blocks have been played.
     Suspended,
     /// By a `pkill -KILL` of another block.
     Killed,
@@ -143,8 +143,13 @@ impl Scene {
                 printed[terminal].push(done);
             }
         }
-        // Programs that end by themselves may need the others until then.
-        stage.running.sort_by_key(|running| running.end != End::Later);
+        // A program that ends by itself may wait for a reply that a suspended one owes, and may need
+        // the rest until its end.
+        stage.running.sort_by_key(|running| match running.end {
+            End::Suspended => 0,
+            End::Later => 1,
+            _ => 2,
+        });
         for running in stage.running {
             let (terminal, number) = running.at;
             let step = &self.terminals[terminal].steps[number];
@@ -574,6 +579,24 @@ mod tests {
             &[
                 &format!("$ cargo run -p waits -- {0}\nbegun\nended\n$\n", file.path().display()),
                 &format!("$ cargo run -p writes -- {0}\n", file.path().display()),
+            ],
+        )?;
+        play.is_true()
+    }
+
+    #[test]
+    fn a_program_can_end_by_itself_after_a_suspended_one() -> Result<()> {
+        let file = tempfile::NamedTempFile::new()?;
+        let file = file.path().display();
+        let owes = "trap 'echo x > \"$1\"; echo bye; exit 0' TERM
+            echo ready
+            while :; do sleep 0.01; done";
+        let waits = "echo begun; while ! test -s \"$1\"; do sleep 0.01; done; echo ended";
+        let play = Play::new(
+            &[("owes", owes), ("waits", waits)],
+            &[
+                &format!("$ cargo run -p owes -- {file}\nready\n^Z\n$ kill %1\nbye\n"),
+                &format!("$ cargo run -p waits -- {file}\nbegun\nended\n$\n"),
             ],
         )?;
         play.is_true()
