@@ -193,8 +193,9 @@ impl Stage<'_> {
             Action::Kill(victims) => self.kill(&victims)?,
             Action::Send(bytes) => send(self.host.own()?, &bytes)?,
             Action::Up { fresh } => {
-                let server = self.host.own()?;
-                if !server.is_running() {
+                if let Host::Own(server) = &mut self.host
+                    && !server.is_running()
+                {
                     if fresh {
                         server.remove_store()?;
                     }
