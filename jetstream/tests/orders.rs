@@ -449,6 +449,25 @@ fn a_publisher_gives_up_when_the_server_stays_away_and_says_how_many_are_stored(
 }
 
 #[test]
+fn orders_in_flight_share_a_round_trip() -> Result<()> {
+    let server = Server::start()?;
+    let link = Link::to(server.port())?;
+    link.delay(Duration::from_millis(20));
+    let publish = |in_flight: &str| -> Result<Duration> {
+        let mut command = server.command(PUBLISHER);
+        command.args(["--count", "100", "--in-flight", in_flight]).env("NATS_URL", link.url());
+        let start = Instant::now();
+        ensure!(Program::spawn(&mut command)?.wait()?.success(), "{in_flight} in flight failed");
+        Ok(start.elapsed())
+    };
+    let (one, many) = (publish("1")?, publish("256")?);
+    note(&format!("100 orders at a round trip of 40 ms: {one:.1?}, 256 in flight {many:.1?}"))?;
+    ensure!(one > Duration::from_secs(4), "{one:?}");
+    ensure!(many < one / 2, "{many:?} in place of {one:?}");
+    Ok(())
+}
+
+#[test]
 fn a_publisher_stopped_with_orders_in_flight_says_how_many_may_be_stored() -> Result<()> {
     let mut server = Server::start()?;
     let mut command = server.command(PUBLISHER);
