@@ -17,7 +17,7 @@ use crate::NoResponders;
 /// Pause before a request is repeated that no server was there for.
 const REPEAT_DELAY: Duration = Duration::from_millis(20);
 
-/// The flags.
+/// Flags: how many requests, how many at once, how long each may take.
 #[derive(clap::Args, Clone, Copy, Debug)]
 pub struct LoadArgs {
     /// How many requests to send

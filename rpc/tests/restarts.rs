@@ -166,9 +166,13 @@ async fn rolling_restarts_of_services_far_away_cost_no_reply() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn rolling_restarts_with_round_trips_of_500_ms_cost_no_reply() -> Result<()> {
-    tokio::try_join!(over_a_link(SERVER, VERY_FAR, 6), over_a_link(SERVICE, VERY_FAR, 6))?;
-    Ok(())
+async fn rolling_restarts_of_servers_with_round_trips_of_500_ms_cost_no_reply() -> Result<()> {
+    over_a_link(SERVER, VERY_FAR, 4).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rolling_restarts_of_services_with_round_trips_of_500_ms_cost_no_reply() -> Result<()> {
+    over_a_link(SERVICE, VERY_FAR, 4).await
 }
 
 /// Waits until a node knows that servers run on two other nodes.

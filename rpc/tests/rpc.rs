@@ -382,6 +382,27 @@ fn a_reply_that_is_denied_stops_no_server() -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn a_client_that_may_not_ask_says_what_was_denied() -> Result<()> {
+    let users = r#"authorization { users [
+        { user: client, password: b, permissions: { publish: ["other"] } }
+    ] }"#;
+    let server = Server::options().config(users).start()?;
+    for count in ["1", "2"] {
+        let mut command = server.command(CLIENT);
+        command.args(["17", "25", "--timeout", LONG, "--count", count]);
+        command.env("NATS_USER", "client").env("NATS_PASSWORD", "b");
+        let ended = Program::spawn(&mut command)?.wait()?;
+        assert_eq!(ended.code(), Some(1));
+        let [line] = &ended.stderr[..] else {
+            anyhow::bail!("{ended:?}");
+        };
+        assert!(line.contains("denied it") && line.contains(SUBJECT), "{line}");
+        assert!(!line.contains("may have been handled"), "{line}");
+    }
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_service_can_be_found_and_watched() -> Result<()> {
     let server = Server::start()?;

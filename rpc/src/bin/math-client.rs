@@ -44,13 +44,12 @@ async fn ask(args: Args, stop: CancellationToken) -> Result<()> {
     let random = || rand::random_range(-1000..=1000);
     let draw = || SumRequest { x: args.x.unwrap_or_else(random), y: args.y.unwrap_or_else(random) };
     if args.load.count != 1 {
-        return load::run(args.load, &nats, draw, async |numbers, deadline| {
-            sum(&nats, numbers, deadline).await
-        })
-        .await;
+        let ask = async |numbers, deadline| sum(&nats, numbers, deadline).await;
+        return load::run(args.load, &nats, draw, ask).await;
     }
     let numbers = draw();
     let reply = sum(&nats, numbers, Instant::now() + args.load.timeout).await;
+    nats.permitted()?;
     let sum = reply.with_context(|| nats.servers().to_owned())?;
     let mut out = Output::new();
     let SumRequest { x, y } = numbers;
