@@ -13,8 +13,8 @@ use super::failure::{Refused, code};
 ///
 /// # Errors
 ///
-/// [`Refused`] if the consumer exists with another `ack_policy`, `ack_wait`, `max_ack_pending` or
-/// `filter_subject`. Otherwise the library's error.
+/// [`Refused`] if the consumer exists with other settings: ack_policy, ack_wait, max_ack_pending,
+/// max_deliver, deliver_policy or filter_subject. Otherwise the library's error.
 pub async fn open_durable(
     jetstream: &Context,
     stream: &str,
@@ -47,11 +47,13 @@ pub async fn open_durable(
     Ok(found)
 }
 
-fn settings(config: &Config) -> [(&'static str, String); 4] {
+fn settings(config: &Config) -> [(&'static str, String); 6] {
     [
         ("ack_policy", format!("{:?}", config.ack_policy)),
         ("ack_wait", format!("{:?}", config.ack_wait)),
         ("max_ack_pending", config.max_ack_pending.to_string()),
+        ("max_deliver", config.max_deliver.max(0).to_string()), // -1 and 0 mean no limit
+        ("deliver_policy", format!("{:?}", config.deliver_policy)),
         ("filter_subject", config.filter_subject.clone()),
     ]
 }
