@@ -23,7 +23,7 @@ use tokio::time::sleep;
 async fn main() -> Result<(), Box<dyn Error>> {
     let url = std::env::var("MQTT_URL").unwrap_or("mqtt://localhost:1883".into());
     let options = MqttOptions::parse_url(format!("{url}?client_id=sensor-1"))?;
-    let (mqtt, mut eventloop) = AsyncClient::new(options, 10);
+    let (mqtt, mut eventloop) = AsyncClient::new(options, 100);
 
     // `poll` sends what is in the queue, and connects again after an error.
     tokio::spawn(async move {

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use common::{CancellationToken, Stopped};
 use rumqttc::{
     ConnectionError, Disconnect, MqttOptions, Packet, Publish, QoS, Request, Subscribe,
     SubscribeReasonCode,
@@ -24,8 +25,8 @@ pub enum Event {
     /// With QoS 1, the broker has acknowledged these readings for the first time, and there is room
     /// for others. With QoS 0, they were sent, which proves nothing.
     Sent(Vec<Reading>),
-    /// A message on the topic that the session subscribes to.
-    Message(Publish),
+    /// A command has come.
+    SetInterval(Duration),
 }
 
 /// A session with an MQTT broker. It reconnects until it is dropped, and says on stderr that it lost
@@ -56,12 +57,14 @@ impl Session {
     ///
     /// # Errors
     ///
-    /// If there is no connection, or the broker denies the subscription.
+    /// If there is no connection, or the broker denies the subscription. [`Stopped`] if the program is
+    /// told to stop meanwhile.
     pub async fn connect(
         options: MqttOptions,
         presence: Publish,
         commands: String,
         keep_acknowledged: Duration,
+        stop: &CancellationToken,
     ) -> Result<Self> {
         let (host, port) = options.broker_address();
         let outbox = Outbox::new(options.inflight().into(), keep_acknowledged);
@@ -79,7 +82,7 @@ impl Session {
             events: VecDeque::new(),
         };
         while !session.is_ready {
-            session.poll().await?;
+            stop.run_until_cancelled(session.poll()).await.ok_or(Stopped)??;
         }
         Ok(session)
     }
@@ -191,7 +194,10 @@ impl Session {
                 self.events.push_back(Event::Sent(sent));
                 self.send_outbox().await?;
             }
-            Packet::Publish(message) => self.events.push_back(Event::Message(message)),
+            Packet::Publish(command) => match crate::command(&command.payload) {
+                Ok(interval) => self.events.push_back(Event::SetInterval(interval)),
+                Err(error) => tracing::warn!("not a command, ignored: {error:#}"),
+            },
             _ => {}
         }
         Ok(())

@@ -62,23 +62,14 @@ async fn publish_readings(args: Args, stop: CancellationToken) -> Result<()> {
         .set_keep_alive(KEEP_ALIVE)
         .set_inflight(MAX_IN_FLIGHT);
     let online = retained(&status_topic, "online");
-    let commands_topic = format!("device/cmd/{}", args.id);
-    let connecting = Session::connect(options, online, commands_topic, KEEP_ACKNOWLEDGED);
-    let Some(broker) = stop.run_until_cancelled(connecting).await else {
-        return Ok(());
-    };
-    let mut sensor = Sensor {
-        broker: broker?,
-        ticker: Ticker::new(Instant::now(), args.interval),
-        started: Instant::now(),
-        taken: 0,
-        out: Output::new(),
-        args,
-    };
-    let (Args { id, qos, .. }, ticker) = (&sensor.args, &sensor.ticker);
-    let line = format!("{id} sends to {TOPIC}, QoS {qos}, every {ticker}");
-    sensor.out.line(line).await?;
+    let commands = format!("device/cmd/{}", args.id);
+    let broker = Session::connect(options, online, commands, KEEP_ACKNOWLEDGED, &stop).await?;
+    let ticker = Ticker::new(Instant::now(), args.interval);
+    let mut out = Output::new();
+    out.line(format!("{} sends to {TOPIC}, QoS {}, every {ticker}", args.id, args.qos)).await?;
 
+    let started = Instant::now();
+    let mut sensor = Sensor { args, broker, ticker, out, started, taken: 0 };
     while sensor.left() > 0 || !sensor.broker.is_idle() {
         tokio::select! {
             biased;
@@ -94,10 +85,10 @@ struct Sensor {
     args: Args,
     broker: Session,
     ticker: Ticker,
+    out: Output,
     started: Instant,
     /// How many readings were taken.
     taken: u64,
-    out: Output,
 }
 
 impl Sensor {
@@ -127,28 +118,21 @@ impl Sensor {
                     self.out.line(mqtt_bridge::line(reading)).await?;
                 }
             }
-            Event::Message(command) => match mqtt_bridge::command(&command.payload) {
-                Ok(interval) => {
-                    self.ticker = Ticker::new(Instant::now() + interval, interval);
-                    let line = format!("interval set to {}", self.ticker);
-                    self.out.line(line).await?;
-                }
-                Err(error) => tracing::warn!("not a command, ignored: {error:#}"),
-            },
+            Event::SetInterval(interval) => {
+                self.ticker = Ticker::new(Instant::now() + interval, interval);
+                self.out.line(format!("interval set to {}", self.ticker)).await?;
+            }
         }
         Ok(())
     }
 
     async fn disconnect(mut self, status_topic: &str) -> Result<()> {
         let deadline = Instant::now() + STOP_TIMEOUT;
-        let acknowledged = async {
-            while !self.broker.is_idle() {
-                let event = self.broker.next().await?;
-                self.on_event(event).await?;
-            }
-            anyhow::Ok(())
-        };
-        timeout_at(deadline, acknowledged).await.unwrap_or(Ok(()))?;
+        while !self.broker.is_idle()
+            && let Ok(event) = timeout_at(deadline, self.broker.next()).await
+        {
+            self.on_event(event?).await?;
+        }
         let (missing, taken) = (self.broker.unacknowledged(), self.taken);
         ensure!(
             missing == 0,
@@ -160,8 +144,8 @@ impl Sensor {
             tracing::warn!("ended without a goodbye: the broker publishes the last will");
         }
         if self.args.count.is_some() {
-            let summary = common::summary(taken, "readings", self.started.elapsed());
-            self.out.line(summary).await?;
+            let elapsed = self.started.elapsed();
+            self.out.line(common::summary(taken, "readings", elapsed)).await?;
         }
         self.out.flush().await
     }
