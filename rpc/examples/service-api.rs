@@ -11,6 +11,8 @@
 //! - Ctrl-C: `Service::stop` forgets the endpoint before nats-server knows of it. The requests that
 //!   are on their way to it at that moment get no reply, 64 of 64 in the test.
 //! - A message on `math.sum` that names no reply subject: `respond` fails, and that ends it.
+//! - A bad request with the reply subject `$JS.API.STREAM.DELETE.orders`: the error reply deletes the
+//!   stream `orders`.
 //!
 //! The service, src/bin/math-service.rs, does.
 

@@ -60,8 +60,8 @@ pub fn error_headers(refusal: &Refusal) -> HeaderMap {
 /// Returns the subject that a request wants its reply on. A message without one is not a request.
 ///
 /// A subject that begins with `$` is refused: such subjects belong to nats-server. The requester
-/// chooses the reply subject, but the reply is published with the rights of this program, and
-/// nats-server obeys: a reply to `$JS.API.STREAM.DELETE.orders` deletes the stream `orders`.
+/// chooses the reply subject, but the reply is published with the rights of this program. An error
+/// reply has no body, and without a body `$JS.API.STREAM.DELETE.orders` deletes the stream `orders`.
 #[must_use]
 pub fn reply_subject(message: &Message) -> Option<Subject> {
     match &message.reply {

@@ -150,6 +150,24 @@ async fn a_message_without_a_reply_subject_ends_the_services_api() -> Result<()>
     Ok(())
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bad_request_can_delete_a_stream_through_the_services_api() -> Result<()> {
+    let bad = "17 25";
+    for (program, streams) in [(example("service-api"), 0), (SERVICES[0].into(), 1)] {
+        let server = Server::start()?;
+        let _math = start(&server, program)?;
+        server.wait_for_subscriptions(SUBJECT, 1)?;
+        let nats = async_nats::connect(server.url()).await?;
+        let config = r#"{"name":"orders","subjects":["orders.>"],"storage":"memory"}"#;
+        nats.request("$JS.API.STREAM.CREATE.orders", config.into()).await?;
+        nats.publish_with_reply(SUBJECT, "$JS.API.STREAM.DELETE.orders", bad.into()).await?;
+        // Handled after it.
+        nats.request(SUBJECT, bad.into()).await?;
+        server.monitor_until("/jsz", |jsz| jsz["streams"] == streams)?;
+    }
+    Ok(())
+}
+
 #[test]
 fn the_first_client_cannot_say_why_it_was_refused() -> Result<()> {
     let server = Server::start()?;
