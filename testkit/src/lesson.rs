@@ -38,14 +38,13 @@ use crate::server::Server;
 /// | --- | --- |
 /// | none | The program ends by itself. The blocks below are played after that. |
 /// | `$` alone, at the end | The program ends by itself, while the blocks below are played. |
-/// | `^C` | The program runs on. When all programs of other blocks have ended that end by themselves, it is interrupted. |
+/// | `^C` | The program runs on. It is interrupted at the end of the scene, after all programs that end by themselves. |
 /// | `^Z` and `$ kill %1` | The program is suspended as soon as it has printed the lines above. When the last block has been played, it is told to end (SIGTERM) and resumed. |
 /// | `Killed` | The program runs on until a `pkill -KILL` of another block. |
 ///
 /// A program that runs on has printed a line before the next block is played: programs that run
-/// on print one when they are ready. Every program has to end with exit code 0, if the command
-/// does not end with `2>&1`. An example may also be ended by the signal itself, for it need not
-/// handle signals.
+/// on print one when they are ready. Every program has to end with exit code 0, unless the command
+/// ends with `2>&1`. An example need not handle signals, so a signal may also end it.
 #[derive(Debug)]
 pub struct Lesson {
     /// Its first heading.

@@ -55,9 +55,9 @@ enum End {
     ByItself,
     /// By itself, while other blocks go on.
     Later,
-    /// By Ctrl-C, when all other blocks are done.
+    /// By Ctrl-C, after the programs that end by themselves.
     Interrupted,
-    /// It is suspended by Ctrl-Z, and told to end when all other blocks have been played.
+    /// By SIGTERM: it is suspended by Ctrl-Z, and resumed when the last block has been played.
     Suspended,
     /// By a `pkill -KILL` of another block.
     Killed,
@@ -66,7 +66,7 @@ enum End {
 impl End {
     const ALL: [Self; 4] = [Self::Later, Self::Interrupted, Self::Suspended, Self::Killed];
 
-    /// What stands for it in a block.
+    /// The lines that stand for it in a block.
     fn marker(self) -> &'static str {
         match self {
             Self::ByItself => "",
@@ -78,7 +78,7 @@ impl End {
     }
 }
 
-/// What a step printed by itself, and after it was told to end.
+/// What a program printed before and after the marker of its step.
 #[derive(Debug, Default)]
 pub struct Printed {
     before: String,
@@ -160,7 +160,7 @@ impl Scene {
     }
 }
 
-/// What runs while a scene is played.
+/// A scene while it is played.
 struct Stage<'a> {
     host: Host<'a>,
     running: Vec<Running>,
@@ -283,7 +283,7 @@ impl Running {
             }
             End::Suspended => {
                 before = self.process.stdout().len();
-                // As `kill` of a shell does with a job that is suspended.
+                // As a shell's `kill` does with a job that is suspended.
                 self.process.signal(Signal::TERM)?;
                 self.process.signal(Signal::CONT)?;
             }
@@ -318,7 +318,7 @@ impl Running {
         }
     }
 
-    /// Ctrl-C.
+    /// Sends the signal of Ctrl-C.
     fn interrupt(&mut self) -> Result<()> {
         // A shell starts what it runs in the background with SIGINT ignored. If that is how these
         // tests were started, a program without a handler of its own has inherited it.
@@ -434,7 +434,7 @@ impl Step {
     }
 
     fn matches(&self, printed: &Printed) -> bool {
-        // As one text: a line can come while the program is being told to end.
+        // Compared as one text: a line can come just before the program gets the signal.
         let expected = format!("{}{}", self.before, self.after);
         is_match(&expected, &format!("{}{}", printed.before, printed.after))
     }

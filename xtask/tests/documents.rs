@@ -188,7 +188,7 @@ struct Lesson {
 }
 
 impl Lesson {
-    /// Those whose README is in two parts.
+    /// The experiments whose README has the two parts lesson and reference.
     fn all() -> Result<Vec<Self>> {
         let mut lessons = Vec::new();
         for package in packages()?.into_iter().filter(is_experiment) {
@@ -313,15 +313,14 @@ fn rust_in_a_readme_is_what_the_source_says() -> Result<()> {
     Ok(())
 }
 
-/// Without indentation.
+/// The code without indentation.
 fn plain(code: &str) -> String {
     code.lines().map(|line| format!("{}\n", line.trim())).collect()
 }
 
 #[test]
 fn every_program_has_a_first_version() -> Result<()> {
-    // The readings' durable way, the way down, and a second way to answer: the lessons compare
-    // them with programs that have a first version.
+    // Each is a second way to do what a program with a first version does.
     const WITHOUT: [&str; 3] = ["recorder", "device-admin", "math-service"];
     for lesson in Lesson::all()? {
         let examples = lesson.targets("example");

@@ -79,8 +79,8 @@ fn every_experiment_becomes_a_service_under_a_new_name() -> Result<()> {
 
 /// `cp -r EXPERIMENT common testkit ELSEWHERE`, and a line that makes it a workspace.
 ///
-/// The test above builds the same sources of every experiment, each in a workspace of its own. So
-/// cargo has to accept each copy here, and one is built.
+/// The test above builds the same sources of every experiment, each in a workspace of its own.
+/// Here cargo has to accept each copy, and one copy is built.
 #[test]
 fn a_copied_experiment_builds_and_is_true_to_its_readme() -> Result<()> {
     for experiment in experiments()? {

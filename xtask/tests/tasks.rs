@@ -31,7 +31,7 @@ fn the_demo_of_everything_is_what_the_readme_shows() -> Result<()> {
     let readme = std::fs::read_to_string(root().join("README.md"))?;
     let (_, shown) = readme.split_once("$ cargo xtask demo\n").context("not in the README")?;
     let (shown, _) = shown.split_once("```").context("no end")?;
-    // Times differ from run to run, as may the blank before the first line.
+    // Times differ from run to run, and a blank line may come first.
     let timeless = |text: &str| text.trim().replace(|c: char| c.is_ascii_digit(), "0") + "\n";
     let (shown, printed) = (timeless(shown), timeless(&printed));
     assert!(testkit::is_match(&shown, &printed), "--- README\n{shown}\n+++ printed\n{printed}");
@@ -85,7 +85,7 @@ fn a_missing_server_binary_is_one_clear_line() -> Result<()> {
 
 #[test]
 fn if_no_server_can_be_found_every_way_to_one_is_named() -> Result<()> {
-    // An old one on PATH, an empty cache, no pip.
+    // PATH has a nats-server that is too old and no pip; the cache is empty.
     let folder = tempfile::tempdir()?;
     let old =
         "printf '#!/bin/sh\\necho nats-server: v2.1.0\\n' > nats-server; chmod +x nats-server";
