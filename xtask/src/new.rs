@@ -81,7 +81,11 @@ impl Renamed<'_> {
                 &format!("name = \"{name}\"\nversion"),
             ),
             Some("rs") => self.commands(text),
-            Some("md") => without_links_outside(&self.commands(text)),
+            Some("md") => {
+                // The first line of an excerpt names the file.
+                let (old, new) = (format!("\n// {experiment}/"), format!("\n// {name}/"));
+                without_links_outside(&self.commands(text).replace(&old, &new))
+            }
             _ => text.to_owned(),
         }
     }
@@ -190,6 +194,14 @@ mod tests {
         ] {
             assert_eq!(renamed.commands(command), expected);
         }
+    }
+
+    #[test]
+    fn an_excerpt_names_the_file_in_its_new_folder() {
+        let renamed = Renamed { experiment: "hello", name: "greeter" };
+        let readme = "```rust\n// hello/src/main.rs\nfn main() {}\n```\n";
+        let expected = "```rust\n// greeter/src/main.rs\nfn main() {}\n```\n";
+        assert_eq!(renamed.text(Path::new("README.md"), readme), expected);
     }
 
     #[test]
