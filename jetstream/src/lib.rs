@@ -2,10 +2,10 @@
 
 pub mod lines;
 pub mod sample;
-mod settings;
+mod stream;
 mod work;
 
-pub use settings::same_settings;
+pub use stream::create_stream;
 pub use work::with_progress;
 
 /// The stream that stores the orders.

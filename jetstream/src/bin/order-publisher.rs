@@ -15,11 +15,11 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::publish::PublishAck;
 use async_nats::jetstream::stream::{Config, StorageType};
-use async_nats::jetstream::{Context, ContextBuilder, ErrorCode, context::PublishError};
-use common::jetstream::{Failure, code, explain, failure, retry};
+use async_nats::jetstream::{Context, ContextBuilder, context::PublishError};
+use common::jetstream::{Failure, explain, failure, retry};
 use common::{CancellationToken, Output, payload::Order};
 use futures::future::BoxFuture;
-use orders::{STREAM, SUBJECT, SUBJECTS, lines, same_settings, sample};
+use orders::{STREAM, SUBJECT, SUBJECTS, create_stream, lines, sample};
 use tokio::time::sleep;
 
 /// Time that nats-server has to acknowledge an order.
@@ -73,15 +73,8 @@ async fn publish_orders(args: Args, stop: CancellationToken) -> Result<()> {
         duplicate_window: DUPLICATE_WINDOW,
         ..Default::default()
     };
-    // Does nothing if the stream exists with the same settings.
-    let create = async || match jetstream.create_stream(&config).await {
-        Err(error) if code(&error) == Some(ErrorCode::STREAM_NAME_EXIST) => {
-            let found = jetstream.get_stream(STREAM).await?;
-            same_settings(&found.cached_info().config, &config)?;
-            Ok(found)
-        }
-        created => Ok(created?),
-    };
+    // Does nothing if the stream exists with these settings.
+    let create = async || create_stream(&jetstream, &config).await;
     let created = retry(&nats, &[Failure::Unanswered], args.patience, create).await;
     let mut stream =
         created.with_context(|| format!("cannot publish orders on {}", nats.servers()))?;
