@@ -216,7 +216,10 @@ impl Program {
         self.output.lock().of(Stream::Stderr).to_vec()
     }
 
-    /// Sends a signal.
+    /// Sends a signal to the program.
+    ///
+    /// A shell starts what it runs in the background with SIGINT ignored, these tests perhaps among
+    /// it, and a program that handles no signals inherits that. It gets SIGTERM in place of SIGINT.
     ///
     /// # Errors
     ///
@@ -230,7 +233,8 @@ impl Program {
                 self.output_so_far()
             );
         }
-        Ok(kill_process(self.pid()?, signal)?)
+        let is_ignored = signal == Signal::INT && self.ignores(signal);
+        Ok(kill_process(self.pid()?, if is_ignored { Signal::TERM } else { signal })?)
     }
 
     /// Kills the program, as `kill -9` does.
@@ -278,7 +282,7 @@ impl Program {
 
     /// Whether the program ignores `signal`. Returns false on systems other than Linux, which do
     /// not tell.
-    pub(crate) fn ignores(&self, signal: Signal) -> bool {
+    fn ignores(&self, signal: Signal) -> bool {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()));
         let status = status.unwrap_or_default();
         let mask = status

@@ -279,7 +279,7 @@ impl Running {
                 // comparison fails, and shows what came instead.
                 self.process.wait_for(|lines| is_match(&step.before, &text(lines)));
                 before = self.process.stdout().len();
-                self.interrupt()?;
+                self.process.signal(Signal::INT)?;
             }
             End::Suspended => {
                 before = self.process.stdout().len();
@@ -316,14 +316,6 @@ impl Running {
                 return;
             }
         }
-    }
-
-    /// Sends the signal of Ctrl-C.
-    fn interrupt(&mut self) -> Result<()> {
-        // A shell starts what it runs in the background with SIGINT ignored. If that is how these
-        // tests were started, a program without a handler of its own has inherited it.
-        let signal = if self.process.ignores(Signal::INT) { Signal::TERM } else { Signal::INT };
-        self.process.signal(signal)
     }
 }
 
