@@ -5,7 +5,7 @@ use std::pin::pin;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use common::payload::LogEntry;
 use futures::{FutureExt, StreamExt};
 use hyper::body::Bytes;
@@ -91,7 +91,7 @@ fn growth(stage: &Stage) -> Result<Table> {
         last_line(server.command(&publisher).args(["--count", &SHARED.to_string()]))?;
         server
             .monitor_until("/varz", |varz| varz["out_msgs"].as_u64() >= Some(u64::from(SHARED)))?;
-        Ok(vec![together(&mut workers)?])
+        Ok(vec![together(&mut workers, (contender < 3).then_some(SHARED))?])
     })?;
     Ok(table(&title, "messages/s", &names, &samples))
 }
@@ -109,19 +109,22 @@ fn slow_growth(stage: &Stage) -> Result<Table> {
             workers.push(start(server.command(&worker).args(["--quiet", "--work", "1ms"]))?);
         }
         last_line(server.command(&publisher).args(["--count", &SLOW.to_string()]))?;
-        Ok(vec![together(&mut workers)?])
+        Ok(vec![together(&mut workers, Some(SLOW))?])
     })?;
     Ok(table(&title, "messages/s", &names, &samples))
 }
 
-/// Stops workers: what they handled a second, all of them, while the slowest one worked.
-fn together(workers: &mut [Program]) -> Result<f64> {
+/// Stops workers: what they handled a second, all of them, while the slowest one worked. Workers of
+/// ours must have handled all `messages`.
+fn together(workers: &mut [Program], messages: Option<u32>) -> Result<f64> {
     let (mut handled, mut slowest) = (0.0, 0.0_f64);
     for worker in workers {
-        let (messages, seconds) = stop(worker)?;
-        handled += messages;
+        let (count, seconds) = stop(worker)?;
+        handled += count;
         slowest = slowest.max(seconds);
     }
+    let missing = messages.map_or(0.0, |messages| f64::from(messages) - handled);
+    ensure!(missing < 0.5, "{missing} of {messages:?} messages were not handled");
     Ok(handled / slowest)
 }
 

@@ -45,7 +45,7 @@ fn a_stopped_worker_loses_nothing_in_a_cluster() -> Result<()> {
     let cluster = Cluster::start(3)?;
     // The workers take turns, and never sit where the publisher is.
     let mut turn = 0;
-    stop_workers(&cluster.servers[0], 5, || {
+    stop_workers(&cluster.servers[0], 10, || {
         turn += 1;
         cluster.servers[1 + turn % 2].command(WORKER)
     })
