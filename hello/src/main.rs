@@ -33,6 +33,7 @@ fn main() -> ExitCode {
 
 async fn greet(args: Args, stop: CancellationToken) -> Result<()> {
     let nats = args.nats.connect("hello", &stop).await?;
+    // From here on this reports a lost connection, and what nats-server denies.
     let disconnected = nats.disconnected();
 
     // Subscribe first: nats-server keeps no message for a subscriber that comes later.
@@ -50,7 +51,7 @@ async fn greet(args: Args, stop: CancellationToken) -> Result<()> {
     };
     let own = tokio::select! {
         biased;
-        // If nats-server denies the subscription or the message, both calls above return Ok.
+        // Both calls above return Ok although nats-server denies them later.
         error = disconnected => return Err(error),
         () = stop.cancelled() => return Err(Stopped.into()),
         own = timeout(ROUND_TRIP_TIMEOUT, own) => own.ok().flatten(),

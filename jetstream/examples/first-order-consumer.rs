@@ -15,7 +15,7 @@
 //!   delivered and not printed reach no other consumer before `ack_wait` is over.
 //! - A stream that is missing, or that is lost with nats-server's memory.
 //!
-//! The service, src/bin/order-consumer.rs, does.
+//! The service, src/bin/order-consumer.rs, survives all of this.
 
 use std::io::{Write, stdout};
 use std::time::Duration;

@@ -14,7 +14,7 @@
 //!   has no message id.
 //! - A hurry: it waits a round trip for each order.
 //!
-//! The service, src/bin/order-publisher.rs, does.
+//! The service, src/bin/order-publisher.rs, survives all of this.
 
 use std::io::{Write, stdout};
 use std::time::{SystemTime, UNIX_EPOCH};

@@ -9,7 +9,7 @@
 //! What it does not survive: a second admin at the same time. Each remembers the value that it read
 //! at its start, so both write "on", then both write "off": half of the writes change nothing, and
 //! neither program notices. Stopped halfway, it leaves the site in maintenance.
-//! The service, src/bin/config-admin.rs, does.
+//! The service, src/bin/config-admin.rs, survives all of this.
 
 use std::io::{Write, stdout};
 use std::time::Duration;

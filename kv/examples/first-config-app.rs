@@ -12,7 +12,7 @@
 //! - another bucket under the same name, for instance after a restart of nats-server with an empty
 //!   disk. After revision 10 of the old bucket it is silent until the new one reaches revision 11.
 //!
-//! The service, src/bin/config-app.rs, does.
+//! The service, src/bin/config-app.rs, survives all of this.
 
 use std::io::{self, Write, stdout};
 

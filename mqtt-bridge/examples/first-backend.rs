@@ -7,7 +7,7 @@
 //!
 //! What it does not survive: its own restart and a malformed message. A plain subscriber misses
 //! every reading that is sent while it is away, and the first payload that is not JSON ends it.
-//! The services, src/bin/backend.rs and src/bin/recorder.rs, do.
+//! The services, src/bin/backend.rs and src/bin/recorder.rs, survive this.
 
 use std::io::{Write, stdout};
 

@@ -9,7 +9,7 @@
 //! the sensor prints ten readings and exits with 0 although most of them never left it. If the
 //! broker restarts while readings are unacknowledged, it does not know the session any more, and the
 //! library drops them. And if the sensor dies, it stays silent: it has no last will.
-//! The service, src/bin/sensor.rs, does.
+//! The service, src/bin/sensor.rs, survives all of this.
 
 use std::error::Error;
 use std::io::{Write, stderr, stdout};

@@ -7,11 +7,11 @@
 //!
 //! What it does not survive:
 //!
-//! - A server that refuses: it takes the error for a reply, and cannot say what is wrong with the
-//!   request ("EOF while parsing a value").
+//! - A server that refuses: it does not look at the headers, fails to parse the empty body ("EOF
+//!   while parsing a value"), and cannot say what is wrong with the request.
 //! - A connection that is lost before the reply: it waits 10 s for a reply that cannot come.
 //!
-//! The service, src/bin/math-client.rs, does.
+//! The service, src/bin/math-client.rs, survives both.
 
 use std::io::{Write, stdout};
 

@@ -11,7 +11,7 @@
 //! - Ctrl-C, so every new release: the requests that it holds at that moment get no reply, 64 of 64
 //!   in the test.
 //!
-//! The service, src/bin/math-server.rs, does.
+//! The service, src/bin/math-server.rs, survives both.
 
 use std::io::{Write, stdout};
 

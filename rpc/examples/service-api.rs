@@ -14,7 +14,7 @@
 //! - A bad request with the reply subject `$JS.API.STREAM.DELETE.orders`: the error reply deletes the
 //!   stream `orders`.
 //!
-//! The service, src/bin/math-service.rs, does.
+//! The service, src/bin/math-service.rs, survives both.
 
 use std::io::{Write, stdout};
 

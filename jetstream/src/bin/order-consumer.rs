@@ -109,7 +109,8 @@ async fn take_orders(args: Args, stop: CancellationToken) -> Result<()> {
         if repeated > 0 {
             tracing::info!("{repeated} orders came again: not printed twice");
         }
-        // First printed, then acknowledged: a consumer killed in between would lose the orders.
+        // Print first, then acknowledge. The other way round, a program that is killed in between
+        // would lose the orders.
         out.flush().await?;
         pull.acknowledge(answers).await?;
     }

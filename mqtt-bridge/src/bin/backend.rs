@@ -37,6 +37,7 @@ async fn receive(args: Args, stop: CancellationToken) -> Result<()> {
     // Whatever QoS a sensor publishes with, a plain subscriber gets a reading at most once: not while
     // it is away, and not if it is so slow that its buffer overflows. `recorder` misses nothing.
     let readings = nats.subscribe(SUBJECT).await?;
+    // From here on nats-server knows of the subscription.
     nats.round_trip().await?;
     let mut out = Output::new();
     out.line(format!("waiting for readings on {SUBJECT}, each at most once")).await?;

@@ -17,9 +17,11 @@ use tokio::time::{Instant, timeout_at};
 
 /// Readings in flight: sent, and not acknowledged yet.
 const MAX_IN_FLIGHT: u16 = 100;
-/// If the connection breaks within this time after a PUBACK, the reading is sent again.
+/// An acknowledged reading is forgotten when another one is acknowledged this much later. After a
+/// reconnect, those that are not forgotten are sent again.
 const KEEP_ACKNOWLEDGED: Duration = Duration::from_millis(500);
-/// The sensor gives up a broker that is silent for two of these; the broker, a sensor for 1.5.
+/// The sensor gives up after 10 s without a packet from the broker, the broker after 7.5 s without
+/// one from the sensor.
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
 /// Time for the last acknowledgements and the goodbye.
 const STOP_TIMEOUT: Duration = Duration::from_secs(3);

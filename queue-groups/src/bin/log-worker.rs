@@ -56,6 +56,7 @@ async fn work(args: Args, stop: CancellationToken) -> Result<()> {
 
     // All subscribers with the same queue group share the messages: each goes to one of them.
     let logs = nats.queue_subscribe(SUBJECT, QUEUE_GROUP.into()).await?;
+    // From here on nats-server knows this worker. (`flush` would only wait until it is written.)
     nats.round_trip().await?;
     let mut out = Output::new();
     out.line(format_args!("{name}: waiting for {SUBJECT} in the group {QUEUE_GROUP}")).await?;
@@ -88,8 +89,9 @@ async fn work(args: Args, stop: CancellationToken) -> Result<()> {
 
     out.line(format_args!("{name}: {}", tally.summary("messages"))).await?;
     out.flush().await?;
-    nats.permitted()?;
+    nats.permitted()?; // fails if nats-server has denied the subscription
 
+    // The client library does not count what it drops.
     let received = nats.statistics().in_messages.load(Ordering::Relaxed);
     let left = nats.undrained();
     let taken = tally.count() + skipped + nats.echoes_received();

@@ -61,7 +61,8 @@ async fn ask(args: Args, stop: CancellationToken) -> Result<()> {
 /// this program listens to. Each can be lost, so the wait for the reply has a deadline.
 async fn sum(nats: &Connection, numbers: SumRequest, deadline: Instant) -> Result<i64> {
     let disconnected = nats.disconnected();
-    // The library's own time-out would not count the time that a full buffer takes.
+    // One deadline for sending and waiting. The library's time-out starts only when the request is
+    // in its buffer, and a full buffer takes time, too.
     let request = Request::new().payload(serde_json::to_vec(&numbers)?.into());
     let reply = nats.send_request(SUBJECT, request.timeout(None));
     let reply = tokio::select! {
@@ -70,6 +71,7 @@ async fn sum(nats: &Connection, numbers: SumRequest, deadline: Instant) -> Resul
         why = disconnected => bail!("{why}: {MAYBE_HANDLED}"),
         () = rpc::given_up(nats.stop()) => bail!("stopped before a reply came: {MAYBE_HANDLED}"),
     };
+    // The outer Result is the deadline's, the inner one the library's.
     match reply {
         // To NATS an error reply is a reply like any other: only its headers tell.
         Ok(Ok(reply)) => rpc::result(&reply),

@@ -30,6 +30,7 @@ fn main() -> ExitCode {
 }
 
 async fn serve(args: Args, stop: CancellationToken) -> Result<()> {
+    // The requesters choose the subjects of the replies: a denied one is logged, and ends nothing.
     let nats = args.nats.connect_responder("math-server", &stop).await?;
     // Servers that name the same queue group share the requests. Start as many as you like: none
     // has to know of the others.
@@ -40,6 +41,7 @@ async fn serve(args: Args, stop: CancellationToken) -> Result<()> {
 
     // After Ctrl-C or SIGTERM, this loop goes on until all requests are answered that nats-server
     // has given to this program: it gives no request twice.
+    // `replies` counts the requests, and those that got no reply.
     let replies = Replies::new(&nats);
     nats.drain_on_stop(requests)
         .for_each_concurrent(HANDLERS, async |request| {
