@@ -1,4 +1,5 @@
-//! `mqtt-bridge`: what an acknowledgement costs, and what the way over the bridge.
+//! `mqtt-bridge`: the first version's way to publish beside the sensor's, what an acknowledgement
+//! costs, and the latency of the bridge.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -12,8 +13,9 @@ use tokio::time::{MissedTickBehavior, interval};
 use crate::report::Table;
 use crate::stage::{Stage, figure, last_line};
 
-/// How many readings with QoS 0, and with QoS 1.
+/// Readings with QoS 0, and with QoS 1.
 const COUNTS: [u32; 2] = [1_000_000, 200_000];
+/// Messages whose latency is measured.
 const PACED: usize = 2_000;
 const SUBJECT: &str = "device.temp";
 const TOPIC: &str = "device/temp";
@@ -23,7 +25,7 @@ const TOPIC: &str = "device/temp";
 ///
 /// # Errors
 ///
-/// Where a part fails.
+/// If a part fails.
 pub fn bench(stage: &Stage) -> Result<Vec<Table>> {
     // MQTT needs JetStream.
     let server = Server::start()?.quiet();
@@ -39,7 +41,7 @@ pub fn bench(stage: &Stage) -> Result<Vec<Table>> {
 fn rate(stage: &Stage, server: &Server, sensor: &Path, qos: QoS) -> Result<Table> {
     let count = COUNTS[usize::from(qos as u8)];
     let title = format!("Readings as fast as the broker takes them, {qos:?} ({count})");
-    let names = ["bare rumqttc", "sensor"];
+    let names = ["first version (AsyncClient)", "sensor"];
     let runtime = tokio::runtime::Runtime::new()?;
     let samples = stage.in_turns(&title, &names, |contender| {
         if contender == 0 {
@@ -58,8 +60,9 @@ fn rate(stage: &Stage, server: &Server, sensor: &Path, qos: QoS) -> Result<Table
     Ok(table)
 }
 
-/// As one writes it: a task polls, and another one publishes through the library's queue. The broker
-/// has all when it has acknowledged the last one, or closed the connection after it.
+/// Publishes as `first-sensor` does, but without its pauses, and not only ten readings: one task
+/// polls the event loop, another one publishes through the library's queue. Ends when the broker has
+/// acknowledged the last reading, or, with QoS 0, has closed the connection after it.
 async fn flat_out(server: &Server, qos: QoS, count: u32) -> Result<Duration> {
     const PAYLOAD: &str =
         r#"{"sensor_id":"sensor-1","seq":123456,"celsius":21.5,"timestamp_ms":1790000000000}"#;
@@ -106,7 +109,7 @@ fn latency(stage: &Stage, server: &Server) -> Result<Table> {
     Ok(table)
 }
 
-/// The way from a publisher to a subscriber of this process, whose clocks are one.
+/// The latencies from a publisher to a subscriber. Both are in this process, so they share a clock.
 async fn paced(server: &Server, qos: Option<QoS>) -> Result<Vec<f64>> {
     let subscriber = async_nats::connect(server.url()).await?;
     let mut messages = subscriber.subscribe(SUBJECT).await?;
@@ -116,7 +119,7 @@ async fn paced(server: &Server, qos: Option<QoS>) -> Result<Vec<f64>> {
     let options = MqttOptions::new("bench", "127.0.0.1", server.mqtt_port());
     let (mqtt, mut eventloop) = AsyncClient::new(options, 10);
     eventloop.network_options.set_tcp_nodelay(true);
-    // A session's streams are made at its first connection: not to be measured.
+    // The server creates a session's streams at its first connection: that is not measured.
     while !matches!(eventloop.poll().await?, Event::Incoming(Packet::ConnAck(_))) {}
     let polling = tokio::spawn(async move { while eventloop.poll().await.is_ok() {} });
 
