@@ -161,7 +161,7 @@ pub async fn terminated() -> Result<()> {
 ///
 /// Where it fails or prints nothing.
 pub fn last_line(command: &mut Command) -> Result<String> {
-    let ended = Program::spawn(command)?.quiet().patience(PATIENCE).wait()?;
+    let ended = Program::spawn(command)?.quiet().timeout(PATIENCE).wait()?;
     ensure!(ended.success(), "{command:?} failed: {}", ended.stderr.join("; "));
     ended.stdout.last().cloned().context("nothing was printed")
 }

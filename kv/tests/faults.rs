@@ -21,7 +21,7 @@ const SOON: Duration = Duration::from_secs(5);
 async fn of_200_changes_across_three_restarts_and_a_new_bucket_none_is_missed() -> Result<()> {
     let mut server = Server::start()?;
     let mut bucket = new_bucket(&server, StorageType::File).await?;
-    let mut app = Program::spawn(&mut server.command(APP))?.patience(SOON);
+    let mut app = Program::spawn(&mut server.command(APP))?.timeout(SOON);
     app.expect("watching")?;
 
     let mut expected: Vec<String> = Vec::new();
@@ -63,7 +63,7 @@ async fn of_200_changes_across_three_restarts_and_a_new_bucket_none_is_missed() 
 #[tokio::test(flavor = "multi_thread")]
 async fn after_each_restart_the_app_has_the_right_value_soon() -> Result<()> {
     let mut server = Server::start()?;
-    let mut app = Program::spawn(&mut server.command(APP))?.patience(SOON);
+    let mut app = Program::spawn(&mut server.command(APP))?.timeout(SOON);
     app.expect("waiting for the bucket")?;
     for n in 1..=3 {
         let value = if n % 2 == 0 { "false" } else { "true" };
@@ -94,7 +94,7 @@ async fn a_bucket_lost_with_the_servers_memory_is_followed_again_soon() -> Resul
     for _ in 0..10 {
         bucket.put("site_maintenance", "true".into()).await?;
     }
-    let mut app = Program::spawn(&mut server.command(APP))?.patience(SOON);
+    let mut app = Program::spawn(&mut server.command(APP))?.timeout(SOON);
     app.expect("#10 site_maintenance is on")?;
 
     server.kill()?;
@@ -118,7 +118,7 @@ async fn a_bucket_deleted_and_made_anew_is_followed_again_soon() -> Result<()> {
     for _ in 0..10 {
         bucket.put("site_maintenance", "true".into()).await?;
     }
-    let mut app = Program::spawn(&mut server.command(APP))?.patience(SOON);
+    let mut app = Program::spawn(&mut server.command(APP))?.timeout(SOON);
     app.expect("#10 site_maintenance is on")?;
 
     // The connection stays: nothing but asking can tell.
@@ -169,7 +169,7 @@ async fn a_bucket_restored_from_an_older_copy_counts_as_it_is() -> Result<()> {
     copy_folder(&store, &copy)?;
     server.restart()?;
 
-    let mut app = Program::spawn(&mut server.command(APP))?.patience(SOON);
+    let mut app = Program::spawn(&mut server.command(APP))?.timeout(SOON);
     app.expect("#1 site_maintenance is off")?;
     let bucket = jetstream(&server).await?.get_key_value("configs_playgrnd").await?;
     for _ in 0..3 {

@@ -214,7 +214,7 @@ async fn first_app_at_revision_10(server: &Server) -> Result<Program> {
     let bucket = new_bucket(&jetstream).await?;
     bucket.put("site_maintenance", "true".into()).await?;
     let mut command = server.command(testkit::example("first-config-app"));
-    let mut app = Program::spawn(&mut command)?.patience(LIBRARY_WAITS);
+    let mut app = Program::spawn(&mut command)?.timeout(LIBRARY_WAITS);
     app.expect(&line(1, true))?;
     for _ in 2..=10 {
         bucket.put("site_maintenance", "true".into()).await?;

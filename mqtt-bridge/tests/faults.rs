@@ -29,7 +29,7 @@ fn sensor_behind(link: &Link, server: &Server, args: &str) -> Result<Program> {
         .env("MQTT_URL", format!("mqtt://127.0.0.1:{}", link.port()))
         .env("RUST_LOG", "debug")
         .args(args.split_whitespace());
-    Ok(Program::spawn(&mut command)?.patience(PATIENCE))
+    Ok(Program::spawn(&mut command)?.timeout(PATIENCE))
 }
 
 /// The number of the last reading that a program has printed.

@@ -19,7 +19,7 @@ const COUNT: u64 = 10;
 /// Starts a first version. It takes its time: a reading each second.
 fn first(server: &Server, name: &str) -> Result<Program> {
     let program = Program::spawn(&mut server.command(example(name)))?;
-    Ok(program.patience(PATIENCE))
+    Ok(program.timeout(PATIENCE))
 }
 
 /// Starts `first-backend`, and waits until it has subscribed. `others` have before it: a stream

@@ -7,8 +7,8 @@ use anyhow::{Context, Result, bail, ensure};
 pub enum Action {
     /// Runs a program of the workspace.
     Run(Run),
-    /// Kills running programs of the scene, or its server.
-    Kill(Victims),
+    /// Kills the programs of the scene that have this name, or its server (`pkill -KILL -x`).
+    Kill(String),
     /// Starts the scene's server again if it is not running (`cargo xtask up`).
     Up {
         /// Whether it starts with an empty store (`--fresh`).
@@ -30,16 +30,6 @@ pub struct Run {
     pub env: Vec<(String, String)>,
     /// Whether its stderr is shown too (`2>&1`).
     pub with_stderr: bool,
-}
-
-/// Which programs of a scene `pkill` kills.
-#[derive(Debug, PartialEq)]
-pub enum Victims {
-    /// Those with this name (`pkill -x`).
-    Named(String),
-    /// Those whose command line contains this: the program's name, a blank, its arguments
-    /// (`pkill -f`).
-    Matching(String),
 }
 
 impl Action {
@@ -64,9 +54,8 @@ impl Action {
                     name.len() <= 15,
                     "`{command}` kills nothing: pkill -x compares 15 characters of a name at most"
                 );
-                Ok(Self::Kill(Victims::Named((*name).to_owned())))
+                Ok(Self::Kill((*name).to_owned()))
             }
-            ["pkill", "-KILL", "-f", part] => Ok(Self::Kill(Victims::Matching((*part).to_owned()))),
             ["cargo", "xtask", "up"] => Ok(Self::Up { fresh: false }),
             ["cargo", "xtask", "up", "--fresh"] => Ok(Self::Up { fresh: true }),
             ["printf", text, "|", "nc", "-w", "1", "localhost", "4222", ">", "/dev/null"] => {
@@ -164,7 +153,7 @@ mod tests {
                     ..run("hello", &[])
                 }),
             ),
-            ("pkill -KILL -x math-server", Action::Kill(Victims::Named("math-server".into()))),
+            ("pkill -KILL -x math-server", Action::Kill("math-server".into())),
             ("cargo xtask up", Action::Up { fresh: false }),
             (
                 r"printf 'PUB logs.process 4\r\noops\r\n' | nc -w 1 localhost 4222 > /dev/null",

@@ -35,7 +35,7 @@ mod provision;
 mod scene;
 mod server;
 
-pub use action::{Action, Run, Victims};
+pub use action::{Action, Run};
 pub use certificates::Certificates;
 pub use lesson::{Lesson, example};
 pub use link::Link;

@@ -135,12 +135,6 @@ impl Program {
         self
     }
 
-    /// [`Program::timeout`] under its former name.
-    #[must_use]
-    pub fn patience(self, timeout: Duration) -> Self {
-        self.timeout(timeout)
-    }
-
     /// Does not show the program's output when it is dropped. By default it is shown on stderr,
     /// which the test harness hides if the test succeeds.
     #[must_use]

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::action::{Action, Run, Victims};
+use crate::action::{Action, Run};
 use crate::program::{Program, Signal, TIMEOUT};
 use crate::server::Server;
 
@@ -169,8 +169,6 @@ struct Stage<'a> {
 /// A program that runs on after its step.
 struct Running {
     name: String,
-    /// Program and arguments.
-    line: String,
     is_example: bool,
     /// `2>&1`: its exit code is not checked either.
     with_stderr: bool,
@@ -190,7 +188,7 @@ impl Stage<'_> {
         on_line: impl Fn(&str) + Send + 'static,
     ) -> Result<Printed> {
         match Action::parse(&step.command)? {
-            Action::Kill(victims) => self.kill(&victims)?,
+            Action::Kill(name) => self.kill(&name)?,
             Action::Send(bytes) => send(self.host.own()?, &bytes)?,
             Action::Up { fresh } => {
                 if let Host::Own(server) = &mut self.host
@@ -224,7 +222,6 @@ impl Stage<'_> {
         }
         let mut running = Running {
             name: run.name().to_owned(),
-            line: format!("{} {}", run.name(), run.args.join(" ")),
             is_example: run.is_example(),
             with_stderr: run.with_stderr,
             process: Program::spawn_watched(&mut command, on_line)?,
@@ -246,23 +243,19 @@ impl Stage<'_> {
         Ok(Printed::default())
     }
 
-    fn kill(&mut self, victims: &Victims) -> Result<()> {
-        if *victims == Victims::Named("nats-server".into()) {
+    fn kill(&mut self, name: &str) -> Result<()> {
+        if name == "nats-server" {
             return self.host.own()?.kill();
         }
         let mut hit = false;
-        for running in self.running.iter_mut().filter(|running| !running.killed) {
-            let is_victim = match victims {
-                Victims::Named(name) => running.name == *name,
-                Victims::Matching(part) => running.line.contains(part),
-            };
-            if is_victim {
+        for running in &mut self.running {
+            if running.name == name && !running.killed {
                 running.process.kill()?;
                 running.killed = true;
                 hit = true;
             }
         }
-        ensure!(hit, "no program of this scene that runs is hit");
+        ensure!(hit, "no program of this scene that runs has that name");
         Ok(())
     }
 }

@@ -188,16 +188,15 @@ struct Lesson {
 }
 
 impl Lesson {
-    /// The experiments whose README has the two parts lesson and reference.
     fn all() -> Result<Vec<Self>> {
         let mut lessons = Vec::new();
         for package in packages()?.into_iter().filter(is_experiment) {
             let readme = Document::read(root().join(name(&package)).join("README.md"))?;
-            if readme.headings().iter().any(|heading| heading == REFERENCE) {
-                lessons.push(Self { package, readme });
-            }
+            let is_in_two_parts = readme.headings().iter().any(|heading| heading == REFERENCE);
+            ensure!(is_in_two_parts, "{}: no heading {REFERENCE:?}", readme.path.display());
+            lessons.push(Self { package, readme });
         }
-        ensure!(!lessons.is_empty(), "no README has a heading {REFERENCE:?}");
+        ensure!(!lessons.is_empty(), "no experiment was found");
         Ok(lessons)
     }
 
@@ -289,6 +288,18 @@ fn a_lesson_keeps_its_word_budget() -> Result<()> {
         }
     }
     ensure!(over.is_empty(), "{over:?}");
+    Ok(())
+}
+
+/// `pkill -f` also kills an editor that has the word in its command line.
+#[test]
+fn no_document_kills_by_a_part_of_a_command_line() -> Result<()> {
+    for document in Document::all()? {
+        for line in document.text.lines().filter(|line| line.contains("pkill")) {
+            let mut words = line.split([' ', '`']);
+            ensure!(!words.any(|word| word == "-f"), "{}: {line}", document.path.display());
+        }
+    }
     Ok(())
 }
 

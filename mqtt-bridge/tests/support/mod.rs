@@ -17,7 +17,7 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 /// Starts a program with arguments as they are typed.
 pub fn spawn(server: &Server, program: impl AsRef<Path>, args: &str) -> Result<Program> {
     let mut command = server.command(program.as_ref());
-    Ok(Program::spawn(command.args(args.split_whitespace()))?.patience(PATIENCE))
+    Ok(Program::spawn(command.args(args.split_whitespace()))?.timeout(PATIENCE))
 }
 
 /// Starts a program and waits until it says that it is ready.

@@ -39,5 +39,5 @@ pub fn lock_nested() -> Result<File> {
 
 /// Runs `command` to its end. The first time that can take a whole build.
 pub fn run(command: &mut Command) -> Result<Ended> {
-    Program::spawn(command)?.patience(Duration::from_secs(1_800)).wait()
+    Program::spawn(command)?.timeout(Duration::from_secs(1_800)).wait()
 }
