@@ -108,9 +108,12 @@ async fn the_first_consumer_ends_at_a_malformed_order_each_time_it_is_started() 
         ensure!(ended.code() == Some(1), "start {start}: {ended:?}");
         note(&format!("first consumer, start {start}: {:?}, {:?}", ended.stdout, ended.stderr))?;
     }
-    // The service terminates the malformed one, and takes the order.
-    finished(&server, CONSUMER, &["--limit", "1"])?;
-    wait_until_acknowledged(&server)
+    let mut service = Program::spawn(&mut server.command(CONSUMER))?;
+    service.expect_stderr("number 2 is no order, it is terminated")?;
+    wait_until_acknowledged(&server)?;
+    let ended = service.stop()?;
+    ensure!(ended.success(), "{ended:?}");
+    Ok(())
 }
 
 /// Runs a program to its end, and returns what it printed.
