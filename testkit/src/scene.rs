@@ -5,9 +5,11 @@ use std::net::TcpStream;
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::Command;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
 
 use crate::action::{Action, Run};
 use crate::program::{Program, Signal, TIMEOUT};
@@ -15,6 +17,8 @@ use crate::server::Server;
 
 /// A program that has printed nothing for so long prints nothing more by itself.
 const SILENCE: Duration = Duration::from_secs(30);
+/// A program that has not subscribed for so long does not subscribe.
+const SUBSCRIBE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The terminals under one heading. They share a server.
 #[derive(Debug)]
@@ -231,16 +235,31 @@ impl Stage<'_> {
         };
         match step.end {
             End::ByItself => return running.finish(step),
-            End::Suspended => {
-                running.wait_for(&step.before);
-                running.process.signal(Signal::STOP)?;
-            }
+            End::Suspended => running.wait_for(&step.before),
             End::Later | End::Interrupted | End::Killed => {
                 running.process.expect("")?;
             }
         }
+        self.wait_for_subscriptions();
+        if step.end == End::Suspended {
+            running.process.signal(Signal::STOP)?;
+        }
         self.running.push(running);
         Ok(Printed::default())
+    }
+
+    /// Waits until the server has read a subscription from each of its clients: a first version
+    /// prints that it waits when it has written its own. Not for long: a program need not subscribe.
+    fn wait_for_subscriptions(&self) {
+        let Host::Own(server) = &self.host else { return };
+        let deadline = Instant::now() + SUBSCRIBE_TIMEOUT;
+        let has_subscribed = |connection: &Value| connection["subscriptions"] != 0;
+        while Instant::now() < deadline
+            && let Ok(connz) = server.monitor("/connz")
+            && !connz["connections"].as_array().into_iter().flatten().all(has_subscribed)
+        {
+            thread::sleep(Duration::from_millis(2));
+        }
     }
 
     fn kill(&mut self, name: &str) -> Result<()> {
