@@ -5,10 +5,19 @@ use std::io::{self, Write as _};
 use std::thread::{self, JoinHandle};
 
 use anyhow::Result;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{SetOnce, mpsc, oneshot};
 
 /// How many lines may wait to be written. A program that prints faster waits, too.
 const WAITING: usize = 1024;
+
+/// Stdout is closed. A process has one stdout, so this is no state of a connection.
+static CLOSED: SetOnce<()> = SetOnce::const_new();
+
+/// Resolves when lines can no longer be printed. A program that waits for a message, not for its
+/// output, learns it here.
+pub(crate) async fn closed() {
+    CLOSED.wait().await;
+}
 
 /// Prints lines from a thread of its own. If the reader of a pipe falls behind, the program waits,
 /// and its connection still reads what the server sends: the server cuts off a client that does not
@@ -29,7 +38,11 @@ impl Output {
     #[expect(clippy::new_without_default, reason = "starts a thread")]
     pub fn new() -> Self {
         let (requests, waiting) = mpsc::channel(WAITING);
-        let writer = thread::spawn(|| write(waiting));
+        let writer = thread::spawn(|| {
+            write(waiting).inspect_err(|_| {
+                let _ = CLOSED.set(());
+            })
+        });
         Self { requests, writer: Some(writer) }
     }
 

@@ -13,6 +13,8 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
+use crate::output;
+
 /// Time that a program has to finish what it has begun after it was told to stop. Supervisors send
 /// SIGKILL some seconds after SIGTERM (Docker after 10).
 const GRACE: Duration = Duration::from_secs(4);
@@ -38,7 +40,7 @@ const GRACE: Duration = Duration::from_secs(4);
 /// - After 4 s the process ends with one line and exit code 1, whatever the program is waiting
 ///   for. A second signal ends it at once, with 128 plus the signal's number (130 for Ctrl-C).
 /// - An error becomes one line on stderr and exit code 1. [`Stopped`] and a closed pipe
-///   (`… | head -1`) end the program quietly with 0.
+///   (`… | head -1`) end the program quietly with 0. A closed pipe cancels `stop`, too.
 /// - Diagnostics go to stderr, filtered by `RUST_LOG` (default: `info`).
 ///
 /// All of it runs on one thread: handing each message to another thread costs more than most
@@ -51,7 +53,14 @@ pub fn run<A: Parser, F: Future<Output = Result<()>>>(
     let stop = CancellationToken::new();
     let result = listen_for_signals(stop.clone()).and_then(|()| {
         let runtime = runtime()?;
-        let result = runtime.block_on(program(args, stop));
+        let result = runtime.block_on(async {
+            let program = program(args, stop.clone());
+            tokio::spawn(async move {
+                output::closed().await;
+                stop.cancel();
+            });
+            program.await
+        });
         // Not dropped: that would wait for a name look-up that hangs.
         runtime.shutdown_background();
         result
