@@ -98,6 +98,23 @@ async fn a_bad_request_ends_the_first_server() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_sum_that_does_not_fit_ends_the_first_server_or_is_wrong() -> Result<()> {
+    let server = Server::start()?;
+    let mut math = start(&server, example("first-math-server"))?;
+    server.wait_for_subscriptions(SUBJECT, 1)?;
+    let nats = async_nats::connect(server.url()).await?;
+    let request = r#"{"x":9223372036854775807,"y":1}"#;
+    if cfg!(debug_assertions) {
+        nats.publish(SUBJECT, request.into()).await?;
+        assert!(math.wait()?.stderr.iter().any(|line| line.contains("overflow")));
+    } else {
+        let reply = nats.request(SUBJECT, request.into()).await?;
+        assert_eq!(reply.payload, r#"{"result":-9223372036854775808}"#);
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn ctrl_c_costs_the_first_server_every_request_that_it_holds() -> Result<()> {
     let program = example("first-math-server");
     let replies = held::replies(program, Hold::Process, Signal::INT).await?;
