@@ -25,8 +25,8 @@ const QUEUE_GROUP: &str = "log_workers";
 struct Args {
     #[command(flatten)]
     nats: common::NatsArgs,
-    /// Name of this worker in its lines
-    #[arg(long, default_value_t = queue_groups::random_name())]
+    /// Name of this worker in its lines [default: a random one]
+    #[arg(long, default_value_t = queue_groups::random_name(), hide_default_value = true)]
     name: String,
     /// Stop after this many entries
     #[arg(long)]
@@ -92,10 +92,9 @@ async fn work(args: Args, stop: CancellationToken) -> Result<()> {
     nats.permitted()?; // fails if nats-server has denied the subscription
 
     // The client library does not count what it drops.
-    let received = nats.statistics().in_messages.load(Ordering::Relaxed);
     let left = nats.undrained();
-    let taken = tally.count() + skipped + nats.echoes_received();
-    let dropped = received.saturating_sub(taken + left);
+    let taken = tally.count() + skipped + left + nats.echoes_received();
+    let dropped = nats.statistics().in_messages.load(Ordering::Relaxed).saturating_sub(taken);
     if dropped > 0 && args.limit.is_none() {
         tracing::warn!("{dropped} messages were dropped");
     }
