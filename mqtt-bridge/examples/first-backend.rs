@@ -6,8 +6,8 @@
 //! ```
 //!
 //! What it does not survive: its own restart and a malformed message. A plain subscriber misses
-//! every reading that is sent while it is away, and the first payload that is not JSON ends it.
-//! The services, src/bin/backend.rs and src/bin/recorder.rs, survive this.
+//! every reading that is sent while it is away (a test: 100 of 100), and the first payload that is
+//! not JSON ends it. The service src/bin/recorder.rs survives both, src/bin/backend.rs the second.
 
 use std::io::{Write, stdout};
 

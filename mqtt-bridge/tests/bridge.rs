@@ -1,4 +1,4 @@
-//! The bridge, both ways, on a real server.
+//! The bridge in both directions, on a real server.
 
 #[path = "support/retained.rs"]
 mod retained;
@@ -70,7 +70,7 @@ fn the_recorder_gets_what_was_sent_while_it_was_away() -> Result<()> {
 
     let recorder = spawn(&server, RECORDER, "--limit 100")?.wait()?;
     assert_eq!(seqs(&recorder.stdout), (1..=100).collect::<Vec<_>>());
-    // A plain subscriber starts with what comes next.
+    // A plain subscriber gets only what is sent from now on.
     let mut backend = ready(&server, BACKEND, "--limit 1")?;
     spawn(&server, SENSOR, "--id other --count 1 --quiet")?.wait()?;
     assert!(backend.wait()?.stdout[1].starts_with("other #1: "));
@@ -91,7 +91,7 @@ fn a_slash_becomes_a_dot_and_a_dot_two_slashes() -> Result<()> {
             loop {
                 let next = timeout(PATIENCE, all.next());
                 let message = next.await?.context("closed")?;
-                // The server's own traffic for MQTT sessions goes by, too.
+                // The server's own messages for MQTT sessions are not counted.
                 if message.payload == prefix && !message.subject.starts_with('$') {
                     return anyhow::Ok(message.subject.to_string());
                 }
@@ -117,7 +117,7 @@ fn a_slash_becomes_a_dot_and_a_dot_two_slashes() -> Result<()> {
         runtime.block_on(client.publish(subject, "x".into()))?;
         assert_eq!(mqtt.next()?.topic, topic, "{subject}");
     }
-    // A space is no part of any subject: the server ends the connection.
+    // No subject contains a space: the server closes the connection.
     mqtt.client.publish("device temp", QoS::AtMostOnce, false, "7")?;
     let error = mqtt.next().err().context("the server took a space")?;
     assert_eq!(error.to_string(), "the broker ended the connection");
@@ -171,7 +171,7 @@ async fn a_command_that_is_none_is_reported_and_ignored() -> Result<()> {
     let server = Server::start()?;
     let mut sensor = ready(&server, SENSOR, "--interval 1h")?;
     let client = async_nats::connect(server.url()).await?;
-    // The last one is larger than the client library accepts unless told otherwise.
+    // The last one is larger than the client library accepts by default.
     let large = "x".repeat(100_000);
     for command in ["off", r#"{"interval_ms":0}"#, r#"{"interval_ms":-5}"#, &large] {
         client.publish("device.cmd.sensor-1", command.to_owned().into()).await?;
@@ -201,8 +201,8 @@ fn a_command_from_nats_comes_with_qos_0_and_not_to_a_sensor_that_is_offline() ->
 
     let mut sensor = spawn(&server, SENSOR, "--interval 1h")?;
     sensor.expect("interval set to 2m")?;
-    let told = sensor.stop()?.stdout;
-    assert_eq!(told.iter().filter(|line| line.contains("interval set")).count(), 1, "{told:?}");
+    let lines = sensor.stop()?.stdout;
+    assert_eq!(lines.iter().filter(|line| line.contains("interval set")).count(), 1, "{lines:?}");
     Ok(())
 }
 

@@ -57,7 +57,6 @@ fn first_versions_and_services_understand_each_other() -> Result<()> {
     assert!(sensor.success(), "{:?}", sensor.stderr);
     let sent = first_sensor.wait()?;
     assert!(sent.success(), "{:?}", sent.stderr);
-    assert_eq!(sent.stderr, [""; 0]);
     assert_eq!(seqs(&sent.stdout), (1..=COUNT).collect::<Vec<_>>());
 
     // A receiver shows a reading as its sensor does, whichever pair it is.

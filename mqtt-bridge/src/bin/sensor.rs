@@ -114,7 +114,7 @@ impl Sensor {
 
     async fn on_event(&mut self, event: Event) -> Result<()> {
         match event {
-            Event::Connected => {}
+            Event::Connected => {} // There is room for readings again.
             Event::Sent(readings) => {
                 for reading in readings.iter().filter(|_| !self.args.quiet) {
                     self.out.line(mqtt_bridge::line(reading)).await?;
