@@ -36,7 +36,7 @@ const CASES: [Case; 10] = [
     case("3 replicas, 1 in flight", 3, "file", false, 1, 2_000),
     case("3 replicas, 256 in flight", 3, "file", false, 256, 20_000),
     case("3 replicas, sync always, 1 in flight", 3, "file", true, 1, 200),
-    case("3 replicas, sync always, 256 in flight", 3, "file", true, 256, 1_000),
+    case("3 replicas, sync always, 256 in flight", 3, "file", true, 256, 10_000),
 ];
 
 const fn case(
