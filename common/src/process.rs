@@ -2,6 +2,7 @@
 
 use std::io::{self, IsTerminal, Write};
 use std::process::{self, ExitCode};
+use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
@@ -118,14 +119,16 @@ fn listen_for_signals(stop: CancellationToken) -> Result<()> {
                 () = sleep(GRACE) => {}
             }
         });
-        // Stderr can be a full pipe, so the process does not wait until this is written.
-        thread::spawn(|| {
+        let (written, is_written) = mpsc::channel();
+        thread::spawn(move || {
             let _ = writeln!(
                 io::stderr(),
                 "error: not finished {GRACE:?} after the signal: the rest is left undone"
             );
+            let _ = written.send(());
         });
-        thread::sleep(Duration::from_millis(100));
+        // Stderr can be a full pipe.
+        let _ = is_written.recv_timeout(Duration::from_millis(500));
         process::exit(1);
     });
     Ok(())

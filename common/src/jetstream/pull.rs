@@ -199,8 +199,10 @@ impl<F: AsyncFn() -> Result<PullConsumer>> Pull<F> {
         let max_messages =
             usize::try_from(limit).map_or(max_messages, |limit| limit.min(max_messages));
         let batch = self.consumer.batch().max_messages(max_messages).expires(expires);
-        let messages = batch.messages().await?.ready_chunks(max_messages);
-        self.requested = Some((messages, disconnected));
+        // While the server is away and the client's buffer is full, the request waits.
+        if let Some(messages) = self.nats.stop().run_until_cancelled(batch.messages()).await {
+            self.requested = Some((messages?.ready_chunks(max_messages), disconnected));
+        }
         Ok(())
     }
 
