@@ -10,6 +10,8 @@ use clap::Parser;
 use common::{CancellationToken, Connection, NatsArgs, Output};
 use futures::StreamExt;
 use testkit::{Link, Program, Server, Signal};
+use tokio::task::JoinHandle;
+use tokio::time::MissedTickBehavior;
 
 const PROGRAM: &str = "PROGRAM";
 
@@ -418,6 +420,20 @@ async fn a_backlog_that_cannot_be_taken_in_time_is_counted() -> Result<()> {
     Ok(())
 }
 
+/// Publishes 100,000 messages a second on `noise`, or what a busy machine can, until it is aborted.
+fn make_noise(source: Connection) -> JoinHandle<Result<()>> {
+    tokio::spawn(async move {
+        let mut ticks = tokio::time::interval(Duration::from_millis(1));
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        loop {
+            ticks.tick().await;
+            for _ in 0..100 {
+                source.publish("noise", "x".into()).await?;
+            }
+        }
+    })
+}
+
 /// Stops a subscriber in full flow, and counts what it gets and what another one of its group gets.
 async fn nothing_is_lost(round_trip: Duration, unrelated: bool) -> Result<()> {
     const COUNT: u64 = 20_000;
@@ -434,18 +450,10 @@ async fn nothing_is_lost(round_trip: Duration, unrelated: bool) -> Result<()> {
     stayer.round_trip().await?;
 
     let (source, _) = connect(&server.url()).await?;
-    let done = CancellationToken::new();
-    let making_noise = tokio::spawn({
-        let (source, done) = (source.clone(), done.clone());
-        async move {
-            let mut published = 0_u64;
-            while unrelated && !done.is_cancelled() {
-                source.publish("noise", "x".into()).await?;
-                published += 1;
-            }
-            anyhow::Ok(published)
-        }
-    });
+    let making_noise = unrelated.then(|| make_noise(source.clone()));
+    if unrelated {
+        server.monitor_until("/varz", |varz| varz["out_msgs"].as_u64() > Some(1_000))?;
+    }
     let ignoring = tokio::spawn(async move { while noise.next().await.is_some() {} });
     let jobs_published = tokio::spawn(async move {
         for _ in 0..COUNT {
@@ -466,8 +474,7 @@ async fn nothing_is_lost(round_trip: Duration, unrelated: bool) -> Result<()> {
     });
     let taken = counting.await?;
     jobs_published.await??;
-    done.cancel();
-    let unrelated_count = making_noise.await??;
+    making_noise.inspect(JoinHandle::abort);
     ignoring.abort();
     let mut left = COUNT - taken;
     while left > 0 {
@@ -476,7 +483,6 @@ async fn nothing_is_lost(round_trip: Duration, unrelated: bool) -> Result<()> {
         left -= 1;
     }
     assert!((COUNT / 10..COUNT).contains(&taken), "{taken}");
-    assert!(!unrelated || unrelated_count > 1_000, "{unrelated_count}");
     Ok(())
 }
 
@@ -503,20 +509,13 @@ async fn unrelated_traffic_does_not_delay_a_stop() -> Result<()> {
     let mut noise = nats.subscribe("noise").await?;
     let ignoring = tokio::spawn(async move { while noise.next().await.is_some() {} });
     let (source, _) = connect(&server.url()).await?;
-    let making_noise = tokio::spawn(async move {
-        loop {
-            source.publish("noise", "x".into()).await?;
-        }
-        #[expect(unreachable_code, reason = "names the type")]
-        anyhow::Ok(())
-    });
+    let making_noise = make_noise(source);
     // Both ends of the noise are running.
     server.monitor_until("/varz", |varz| varz["out_msgs"].as_u64() > Some(1_000))?;
     stop.cancel();
-    let begun = Instant::now();
     assert!(jobs.next().await.is_none());
-    // Its own time-out, after which it would end in any case, is 3 s.
-    assert!(begun.elapsed() < Duration::from_millis(2_500), "{:?}", begun.elapsed());
+    // It ended because the echo was back, and not at its deadline.
+    assert_eq!(nats.echoes_received(), 1);
     making_noise.abort();
     ignoring.abort();
     Ok(())
