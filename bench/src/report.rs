@@ -42,9 +42,7 @@ impl Table {
         let first = column(0);
         self.rows.push(Row {
             name: name.to_owned(),
-            medians: (0..self.columns.len())
-                .map(|at| median(&column(at)))
-                .collect(),
+            medians: (0..self.columns.len()).map(|at| median(&column(at))).collect(),
             spread: [first[0], first[first.len() - 1]],
         });
     }
@@ -119,11 +117,7 @@ fn median(sorted: &[f64]) -> f64 {
 
 /// Plain digits, as many as say something.
 fn number(figure: f64) -> String {
-    if figure < 100.0 {
-        format!("{figure:.1}")
-    } else {
-        format!("{figure:.0}")
-    }
+    if figure < 100.0 { format!("{figure:.1}") } else { format!("{figure:.0}") }
 }
 
 #[cfg(test)]
@@ -134,10 +128,7 @@ mod tests {
     fn a_table_shows_medians_and_ratios() {
         let mut table = Table::new("Sums", &["sums/s", "p50 µs"]);
         table.row("by hand", &[vec![2.0, 30.0], vec![4.0, 10.0]]);
-        table.row(
-            "NATS",
-            &[vec![900.0, 9.0], vec![600.0, 7.0], vec![100.0, 8.0]],
-        );
+        table.row("NATS", &[vec![900.0, 9.0], vec![600.0, 7.0], vec![100.0, 8.0]]);
         assert_eq!(
             table.to_string(),
             "Sums\n           sums/s  p50 µs  lowest–highest   ratio\n  by hand     3.0    20.0         2.0–4.0    1.00\n  NATS        600     8.0         100–900  200.00\n",
