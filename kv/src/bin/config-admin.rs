@@ -86,9 +86,9 @@ async fn cycle(
     out: &mut Output,
 ) -> Result<()> {
     let mut print = async |revision: u64, on: bool| {
-        let line = format!("#{revision} {KEY} is {}", on_or_off(on));
-        if !args.quiet && out.line(line).await.is_err() {
-            stop.cancel(); // the reader of a pipe has gone
+        if !args.quiet {
+            // If the reader of a pipe has gone, `stop` is cancelled: the switch is turned back first.
+            let _ = out.line(format!("#{revision} {KEY} is {}", on_or_off(on))).await;
         }
     };
     let started = Instant::now();
