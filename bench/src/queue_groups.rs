@@ -33,9 +33,9 @@ const NETWORKS: [(&str, Duration); 3] = [
 /// How a worker ends: `log-worker`, killed …
 const KILL: &str = "kill -9";
 /// … `first-log-worker`, which has no signal handler …
-const FIRST: &str = "first version, Ctrl-C";
+const FIRST: &str = "first version, stopped";
 /// … and `log-worker`, told to stop. The other ways are a part of this measurement.
-const SERVICE: &str = "log-worker, Ctrl-C";
+const SERVICE: &str = "log-worker, stopped";
 const WAYS: [&str; 5] = [KILL, FIRST, "unsubscribe", DRAIN, SERVICE];
 const DRAIN: &str = "drain";
 
@@ -166,7 +166,7 @@ fn losses(stage: &Stage, (network, delay): (&str, Duration)) -> Result<Table> {
         })?;
         let mut handled = match WAYS[way] {
             KILL => printed_until(&mut ending, Signal::KILL)?,
-            FIRST => printed_until(&mut ending, Signal::INT)?,
+            FIRST => printed_until(&mut ending, Signal::TERM)?,
             _ => stop(&mut ending)?.0,
         };
         publishing.wait()?;
