@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read};
-use std::os::unix::process::CommandExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -10,8 +10,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use rustix::io::retry_on_intr;
 pub use rustix::process::Signal;
-use rustix::process::{Pid, kill_process, kill_process_group};
+use rustix::process::{Pid, WaitId, WaitIdOptions, kill_process, kill_process_group, waitid};
 
 use crate::guard::Guard;
 
@@ -30,7 +31,6 @@ pub struct Program {
     /// How many lines of stdout and of stderr [`Program::expect`] has searched.
     searched: [usize; 2],
     timeout: Duration,
-    ended: Option<ExitStatus>,
     quiet: bool,
 }
 
@@ -122,7 +122,6 @@ impl Program {
             output,
             searched: [0, 0],
             timeout: TIMEOUT,
-            ended: None,
             quiet: false,
         })
     }
@@ -219,8 +218,7 @@ impl Program {
     ///
     /// If the program has ended already.
     pub fn signal(&mut self, signal: Signal) -> Result<()> {
-        // A process that has ended keeps its id until it is waited for: no other process is hit.
-        if let Some(status) = self.child.try_wait()? {
+        if let Some(status) = self.status(WaitIdOptions::NOHANG)? {
             bail!(
                 "{} has ended already ({status}); its output:\n{}",
                 self.name,
@@ -238,7 +236,7 @@ impl Program {
     /// If the program has ended already.
     pub fn kill(&mut self) -> Result<()> {
         self.signal(Signal::KILL)?;
-        self.child.wait()?;
+        self.status(WaitIdOptions::empty())?;
         Ok(())
     }
 
@@ -262,7 +260,7 @@ impl Program {
         let deadline = Instant::now() + self.timeout;
         self.output.wait(self.timeout, |lines| (lines.open == 0).then_some(()));
         let status = loop {
-            match self.child.try_wait()? {
+            match self.status(WaitIdOptions::NOHANG)? {
                 Some(status) => break status,
                 None if Instant::now() > deadline => {
                     bail!("{} has not ended; its output:\n{}", self.name, self.output_so_far())
@@ -270,7 +268,6 @@ impl Program {
                 None => thread::yield_now(),
             }
         };
-        self.ended = Some(status);
         Ok(Ended { status, stdout: self.stdout(), stderr: self.stderr() })
     }
 
@@ -292,7 +289,21 @@ impl Program {
     ///
     /// If the system does not tell.
     pub fn is_running(&mut self) -> Result<bool> {
-        Ok(self.child.try_wait()?.is_none())
+        Ok(self.status(WaitIdOptions::NOHANG)?.is_none())
+    }
+
+    /// How the program has ended; none if it is running.
+    ///
+    /// It is not waited for before this value is dropped, so its id is not given to another
+    /// process. Otherwise a signal could hit that process.
+    fn status(&self, options: WaitIdOptions) -> Result<Option<ExitStatus>> {
+        let options = options | WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
+        let pid = self.pid()?;
+        let ended = retry_on_intr(|| waitid(WaitId::Pid(pid), options))?;
+        Ok(ended.map(|ended| {
+            let code = ended.exit_status().unwrap_or_default() << 8;
+            ExitStatus::from_raw(code | ended.terminating_signal().unwrap_or_default())
+        }))
     }
 
     /// The most memory that the program has held so far, in bytes (Linux only).

@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
+use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -188,6 +189,25 @@ fn a_line_that_does_not_come_is_an_error_with_the_lines_that_came() -> Result<()
     let mut program = Program::spawn(echo.args(["-c", "echo something else"]))?;
     let error = program.expect("the line").err().context("it came")?;
     assert!(error.to_string().contains("something else"), "{error}");
+    Ok(())
+}
+
+/// When a `Program` is dropped, its process group is killed: the number must still be its own.
+#[test]
+fn no_other_process_gets_the_id_of_a_program_before_it_is_dropped() -> Result<()> {
+    let mut program = Program::spawn(Command::new("/bin/sh").args(["-c", "exit 7"]))?;
+    assert_eq!(program.wait()?.code(), Some(7));
+    let pid = program.id();
+    assert!(!is_gone(pid)?);
+    assert!(!program.is_running()?);
+    assert_eq!(program.wait()?.code(), Some(7));
+    drop(program);
+    assert!(is_gone(pid)?);
+
+    let mut killed = Program::spawn(Command::new("sleep").arg("1000"))?;
+    killed.kill()?;
+    assert!(!is_gone(killed.id())?);
+    assert_eq!(killed.wait()?.status.signal(), Some(9));
     Ok(())
 }
 
