@@ -10,7 +10,7 @@
 //! - Retransmission. After a reconnect `poll` sends what is unacknowledged, one packet a millisecond,
 //!   or drops it, together with the queue, if the broker does not know the session any more. Here
 //!   the library sends nothing again by itself: that is the business of the
-//!   [`Outbox`](crate::Outbox), which loses nothing in either case.
+//!   outbox (`src/outbox.rs`), which loses nothing in either case.
 //!
 //! The fields `network`, `state` and `pending` of the event loop are public, but rumqttc does not
 //! document how they work together. The tests below say what this file needs of them. They hold for

@@ -53,7 +53,7 @@ impl Session {
     /// subscribes to `commands`, as the broker may have forgotten the session.
     ///
     /// A reading of QoS 1 is kept for `keep_acknowledged` after its acknowledgement, to be sent again
-    /// if the connection breaks: see [`Outbox`].
+    /// if the connection breaks: see `src/outbox.rs`.
     ///
     /// # Errors
     ///
