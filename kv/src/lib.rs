@@ -1,8 +1,8 @@
 //! What `config-admin` and `config-app` share.
 //!
 //! - [`Bucket`]: reads and writes that ride out an outage;
-//! - [`follow`]: a watch that survives its bucket;
-//! - [`history`]: who changed what, and when;
+//! - [`follow()`]: a watch that survives its bucket;
+//! - [`history()`]: who changed what, and when;
 //! - [`State`]: what an entry says about the switch.
 
 use std::time::Duration;
