@@ -628,6 +628,23 @@ fn servers_stop_while_the_server_is_away() -> Result<()> {
     Ok(())
 }
 
+/// How many messages nats-server has written to the sockets of its clients.
+fn handed_over(connz: &serde_json::Value) -> u64 {
+    let connections = connz["connections"].as_array().into_iter().flatten();
+    let written = connections.filter(|connection| connection["pending_bytes"] == 0);
+    written.filter_map(|connection| connection["out_msgs"].as_u64()).sum()
+}
+
+/// Waits until SIGSTOP has taken effect. Before that, the program can still be told of the first
+/// requests, and then answers some before it notices that the connection is lost.
+fn wait_until_stopped(id: u32) {
+    while let Ok(stat) = std::fs::read_to_string(format!("/proc/{id}/stat"))
+        && !stat.contains(") T ")
+    {
+        std::thread::yield_now();
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn requests_that_are_taken_and_not_answered_are_reported() -> Result<()> {
     // More than a server handles at once.
@@ -636,14 +653,16 @@ async fn requests_that_are_taken_and_not_answered_are_reported() -> Result<()> {
         let mut server = Server::start()?;
         let mut math = start(&mut server.command(bin))?;
         math.signal(Signal::STOP)?;
+        wait_until_stopped(math.id());
+        let before = handed_over(&server.monitor("/connz")?);
         let nats = async_nats::connect(server.url()).await?;
         for _ in 0..REQUESTS {
             let request = r#"{"x":17,"y":25}"#.into();
             nats.publish_with_reply(SUBJECT, nats.new_inbox(), request).await?;
         }
         nats.flush().await?;
-        server.monitor_until("/varz", |varz| varz["out_msgs"].as_u64() >= Some(REQUESTS))?;
-        // They wait in the server's socket.
+        // Then they wait in the program's socket.
+        server.monitor_until("/connz", |connz| handed_over(connz) == before + REQUESTS)?;
         server.kill()?;
         let begun = Instant::now();
         math.signal(Signal::TERM)?;
