@@ -508,6 +508,30 @@ fn a_consumer_stops_in_time_while_the_server_is_away() -> Result<()> {
     Ok(())
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_consumer_whose_server_died_during_its_work_does_not_wait_for_the_next_order()
+-> Result<()> {
+    let mut server = Server::start()?;
+    publisher(&server, "--count 1")?.wait()?;
+    let client = async_nats::connect(server.url()).await?;
+    let mut reports = client.subscribe("$JS.ACK.>").await?;
+    client.flush().await?;
+    let mut consumer = consumer(&server, "--work 3s")?;
+    reports.next().await.context("the subscription ended")?;
+    server.kill()?;
+    assert!(consumer.wait_for(|lines| lines.len() == 2));
+    // It has tried to acknowledge for a second, and asks for the next order.
+    tokio::time::sleep(Duration::from_millis(1_050)).await;
+    let told = Instant::now();
+    let ended = consumer.stop()?;
+    ensure!(ended.code() == Some(1), "{ended:?}");
+    let last = ended.stderr.last().context("no line")?;
+    ensure!(last.contains("1 acknowledgements: these messages may come again"), "{last}");
+    // A second for the acknowledgement, and not the three of an order that cannot come.
+    ensure!(told.elapsed() < Duration::from_millis(3_500), "it took {:?}", told.elapsed());
+    Ok(())
+}
+
 #[test]
 fn a_closed_pipe_ends_a_consumer_quietly() -> Result<()> {
     let server = Server::start()?;

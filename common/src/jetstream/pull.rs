@@ -5,6 +5,7 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use anyhow::{Error, Result, ensure};
+use async_nats::connection::State;
 use async_nats::jetstream::consumer::PullConsumer;
 use async_nats::jetstream::consumer::pull;
 use async_nats::jetstream::{AckKind, Message};
@@ -195,6 +196,11 @@ impl<F: AsyncFn() -> Result<PullConsumer>> Pull<F> {
 
     async fn request(&mut self, limit: u64) -> Result<()> {
         let disconnected = Box::pin(self.nats.disconnected());
+        // Without a connection no answer comes, and no loss is reported either.
+        if self.nats.connection_state() != State::Connected {
+            self.must_reopen = true;
+            return Ok(());
+        }
         let Batch { max_messages, expires } = self.batch;
         let max_messages =
             usize::try_from(limit).map_or(max_messages, |limit| limit.min(max_messages));
