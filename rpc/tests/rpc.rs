@@ -645,6 +645,22 @@ fn wait_until_stopped(id: u32) {
     }
 }
 
+/// Waits until the end of a connection has arrived, behind the requests: a busy system delivers it
+/// a moment after nats-server is gone. `port` is the program's own.
+fn wait_until_closed(port: &serde_json::Value) {
+    const CLOSE_WAIT: &str = "08";
+    let port = format!(":{:04X}", port.as_u64().unwrap_or_default());
+    let is_closed = |line: &str| {
+        let fields: Vec<_> = line.split_whitespace().collect();
+        fields.get(1).is_some_and(|local| local.ends_with(&port)) && fields[3] == CLOSE_WAIT
+    };
+    while let Ok(sockets) = std::fs::read_to_string("/proc/net/tcp")
+        && !sockets.lines().any(is_closed)
+    {
+        std::thread::yield_now();
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn requests_that_are_taken_and_not_answered_are_reported() -> Result<()> {
     // More than a server handles at once.
@@ -654,7 +670,8 @@ async fn requests_that_are_taken_and_not_answered_are_reported() -> Result<()> {
         let mut math = start(&mut server.command(bin))?;
         math.signal(Signal::STOP)?;
         wait_until_stopped(math.id());
-        let before = handed_over(&server.monitor("/connz")?);
+        let connz = server.monitor("/connz")?;
+        let (port, before) = (&connz["connections"][0]["port"], handed_over(&connz));
         let nats = async_nats::connect(server.url()).await?;
         for _ in 0..REQUESTS {
             let request = r#"{"x":17,"y":25}"#.into();
@@ -664,6 +681,7 @@ async fn requests_that_are_taken_and_not_answered_are_reported() -> Result<()> {
         // Then they wait in the program's socket.
         server.monitor_until("/connz", |connz| handed_over(connz) == before + REQUESTS)?;
         server.kill()?;
+        wait_until_closed(port);
         let begun = Instant::now();
         math.signal(Signal::TERM)?;
         math.signal(Signal::CONT)?;
