@@ -59,35 +59,10 @@ impl NatsArgs {
         stop: &CancellationToken,
         settings: impl FnOnce(ConnectOptions) -> ConnectOptions,
     ) -> Result<Connection> {
-        self.open(name, stop, false, settings).await
-    }
-
-    /// Like [`connect`](Self::connect), for a program that publishes nothing but replies. The
-    /// requesters choose the reply subjects, so a denied reply is a requester's mistake: it is
-    /// logged, and the program goes on.
-    ///
-    /// # Errors
-    ///
-    /// Those of [`connect`](Self::connect).
-    pub async fn connect_responder(
-        &self,
-        name: &str,
-        stop: &CancellationToken,
-    ) -> Result<Connection> {
-        self.open(name, stop, true, |options| options).await
-    }
-
-    async fn open(
-        &self,
-        name: &str,
-        stop: &CancellationToken,
-        only_replies: bool,
-        settings: impl FnOnce(ConnectOptions) -> ConnectOptions,
-    ) -> Result<Connection> {
         let (servers, login) = self.servers()?;
         let urls = servers.iter().map(url).collect::<Vec<_>>().join(",");
         let stop = stop.clone();
-        let state = State { servers: urls, only_replies, stop, ..State::default() };
+        let state = State { servers: urls, stop, ..State::default() };
         let state = Arc::new(state);
         let options = settings(self.options(login)?)
             .name(name)
@@ -181,6 +156,12 @@ impl Connection {
         }
     }
 
+    /// From now on a denied publish is only logged. For a program that publishes nothing but
+    /// replies: the requesters choose the reply subjects, so it is a requester's mistake.
+    pub fn log_denied_publishes(&self) {
+        self.state.log_denied_publishes.store(true, Ordering::Relaxed);
+    }
+
     /// Checks that the server has denied nothing to this connection so far.
     ///
     /// # Errors
@@ -260,18 +241,26 @@ impl Connection {
         Ok(())
     }
 
-    /// How many messages this connection has received from itself, to find the end of what the
-    /// server had sent. They count in the client's statistics.
-    #[must_use]
-    pub fn echoes_received(&self) -> u64 {
-        self.state.echoes_received.load(Ordering::Relaxed)
-    }
-
     /// How many messages had arrived and were not taken from
     /// [`drain_on_stop`](Self::drain_on_stop) before its deadline.
     #[must_use]
     pub fn undrained(&self) -> u64 {
         self.state.undrained.load(Ordering::Relaxed)
+    }
+
+    /// How many messages the client library has dropped: it counts what arrived, and not what it had
+    /// no room for. `taken` were taken from all subscriptions.
+    #[must_use]
+    pub fn dropped(&self, taken: u64) -> u64 {
+        let known = taken + self.undrained() + self.echoes_received();
+        self.client.statistics().in_messages.load(Ordering::Relaxed).saturating_sub(known)
+    }
+
+    /// How many messages this connection has received from itself, to find the end of what the
+    /// server had sent.
+    #[must_use]
+    pub fn echoes_received(&self) -> u64 {
+        self.state.echoes_received.load(Ordering::Relaxed)
     }
 
     pub(crate) fn count_undrained(&self) {
@@ -300,7 +289,7 @@ pub struct Disconnected;
 struct State {
     servers: String,
     /// Whether a denied publish is no reason to end the program.
-    only_replies: bool,
+    log_denied_publishes: AtomicBool,
     stop: CancellationToken,
     deadline: OnceLock<Instant>,
     /// How often the connection was lost.
@@ -367,7 +356,9 @@ impl State {
         if let Some((_, number)) = echo {
             let number = number.trim_matches(|c: char| !c.is_ascii_digit()).parse();
             self.echo_denials.send_replace(number.unwrap_or_default());
-        } else if self.only_replies && text.contains("Violation for Publish") {
+        } else if self.log_denied_publishes.load(Ordering::Relaxed)
+            && text.contains("Violation for Publish")
+        {
             tracing::warn!("{servers} denied it: {text}");
         } else {
             let _ = self.denial.set(format!(

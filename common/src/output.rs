@@ -1,6 +1,6 @@
 //! Lines on stdout.
 
-use std::fmt::{self, Display};
+use std::fmt::Display;
 use std::io::{self, Write as _};
 use std::thread::{self, JoinHandle};
 
@@ -22,28 +22,27 @@ pub(crate) async fn closed() {
 /// Prints lines from a thread of its own. If the reader of a pipe falls behind, the program waits,
 /// and its connection still reads what the server sends: the server cuts off a client that does not
 /// read.
+#[derive(Debug)]
 pub struct Output {
-    requests: mpsc::Sender<Request>,
+    lines: mpsc::Sender<Line>,
     writer: Option<JoinHandle<io::Result<()>>>,
 }
 
-enum Request {
-    Line(String),
-    Flush(oneshot::Sender<()>),
-}
+/// A line, and whom to tell when it is printed.
+type Line = (String, Option<oneshot::Sender<()>>);
 
 impl Output {
     /// Stdout.
     #[must_use]
     #[expect(clippy::new_without_default, reason = "starts a thread")]
     pub fn new() -> Self {
-        let (requests, waiting) = mpsc::channel(WAITING);
+        let (lines, waiting) = mpsc::channel(WAITING);
         let writer = thread::spawn(|| {
             write(waiting).inspect_err(|_| {
                 let _ = CLOSED.set(());
             })
         });
-        Self { requests, writer: Some(writer) }
+        Self { lines, writer: Some(writer) }
     }
 
     /// Prints a line soon. Waits only if many lines wait.
@@ -52,7 +51,7 @@ impl Output {
     ///
     /// If stdout is closed. [`run`](crate::run) takes a closed pipe for a good end.
     pub async fn line(&mut self, line: impl Display) -> Result<()> {
-        self.request(Request::Line(format!("{line}\n"))).await
+        self.send((format!("{line}\n"), None)).await
     }
 
     /// Waits until all lines are printed. The last call before a program ends.
@@ -62,15 +61,15 @@ impl Output {
     /// Those of [`line`](Self::line).
     pub async fn flush(&mut self) -> Result<()> {
         let (done, flushed) = oneshot::channel();
-        self.request(Request::Flush(done)).await?;
+        self.send((String::new(), Some(done))).await?;
         if flushed.await.is_err() {
             return self.failure();
         }
         Ok(())
     }
 
-    async fn request(&mut self, request: Request) -> Result<()> {
-        if self.requests.send(request).await.is_err() {
+    async fn send(&mut self, line: Line) -> Result<()> {
+        if self.lines.send(line).await.is_err() {
             return self.failure();
         }
         Ok(())
@@ -83,21 +82,13 @@ impl Output {
     }
 }
 
-impl fmt::Debug for Output {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("Output")
-    }
-}
-
 /// Writes lines, all that wait at a time: one after another, each costs a change of threads.
-fn write(mut requests: mpsc::Receiver<Request>) -> io::Result<()> {
+fn write(mut lines: mpsc::Receiver<Line>) -> io::Result<()> {
     let (mut waiting, mut text, mut flushed) = (Vec::new(), String::new(), Vec::new());
-    while requests.blocking_recv_many(&mut waiting, WAITING) > 0 {
-        for request in waiting.drain(..) {
-            match request {
-                Request::Line(line) => text.push_str(&line),
-                Request::Flush(done) => flushed.push(done),
-            }
+    while lines.blocking_recv_many(&mut waiting, WAITING) > 0 {
+        for (line, done) in waiting.drain(..) {
+            text += &line;
+            flushed.extend(done);
         }
         let mut stdout = io::stdout().lock();
         stdout.write_all(text.as_bytes())?;

@@ -2,7 +2,6 @@
 
 use std::io::{self, IsTerminal, Write};
 use std::process::{self, ExitCode};
-use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
@@ -119,16 +118,15 @@ fn listen_for_signals(stop: CancellationToken) -> Result<()> {
                 () = sleep(GRACE) => {}
             }
         });
-        let (written, is_written) = mpsc::channel();
-        thread::spawn(move || {
-            let _ = writeln!(
-                io::stderr(),
-                "error: not finished {GRACE:?} after the signal: the rest is left undone"
-            );
-            let _ = written.send(());
-        });
         // Stderr can be a full pipe.
-        let _ = is_written.recv_timeout(Duration::from_millis(500));
+        thread::spawn(|| {
+            thread::sleep(Duration::from_millis(500));
+            process::exit(1);
+        });
+        let _ = writeln!(
+            io::stderr(),
+            "error: not finished {GRACE:?} after the signal: the rest is left undone"
+        );
         process::exit(1);
     });
     Ok(())

@@ -66,7 +66,8 @@ async fn publisher(args: Args, stop: CancellationToken) -> Result<()> {
 
 /// Replies to what arrives on `news`, until it is stopped.
 async fn responder(args: Args, stop: CancellationToken) -> Result<()> {
-    let nats = args.nats.connect_responder("responder", &stop).await?;
+    let nats = args.nats.connect("responder", &stop).await?;
+    nats.log_denied_publishes();
     let mut news = nats.drain_on_stop(nats.subscribe("news").await?);
     while let Some(message) = news.next().await {
         let reply = message.reply.context("no reply subject")?;

@@ -1,5 +1,6 @@
 //! The lines that the programs print.
 
+use async_nats::jetstream::consumer::Info;
 use async_nats::jetstream::publish::PublishAck;
 use common::payload::Order;
 
@@ -10,6 +11,15 @@ pub fn stored(order: &Order, ack: &PublishAck) -> String {
     let number = ack.sequence;
     let note = if ack.duplicate { " (was stored already)" } else { "" };
     format!("{order_id} stored as number {number}: {quantity} x {item}{note}")
+}
+
+/// What a consumer finds.
+#[must_use]
+pub fn waiting(found: &Info) -> String {
+    let Info { stream_name, num_pending, num_ack_pending, .. } = found;
+    format!(
+        "waiting for orders in {stream_name}: {num_pending} new, {num_ack_pending} unacknowledged"
+    )
 }
 
 /// An order that is taken. Text in it that other programs wrote stays on its line.

@@ -69,10 +69,7 @@ async fn take_orders(args: Args, stop: CancellationToken) -> Result<()> {
     let pull = Pull::open(&nats, Batch { max_messages, expires: EXPIRES }, open).await;
     let mut pull = pull.with_context(|| format!("cannot take orders on {}", nats.servers()))?;
     let mut out = Output::new();
-    let info = pull.consumer().cached_info();
-    let (new, unacknowledged) = (info.num_pending, info.num_ack_pending);
-    out.line(format!("waiting for orders in {STREAM}: {new} new, {unacknowledged} unacknowledged"))
-        .await?;
+    out.line(lines::waiting(pull.consumer().cached_info())).await?;
 
     let (mut tally, mut dedup) = (Tally::default(), Dedup::new(DEDUP));
     while let left @ 1.. = tally.left(args.limit)

@@ -6,7 +6,6 @@
 //! ```
 
 use std::collections::VecDeque;
-use std::future::ready;
 use std::pin::pin;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -149,8 +148,6 @@ type Ack = BoxFuture<'static, Result<PublishAck, PublishError>>;
 async fn send(jetstream: &Context, order: &Order) -> Result<Ack> {
     let payload = serde_json::to_vec(order)?;
     let message = PublishMessage::build().message_id(&order.order_id).payload(payload.into());
-    Ok(match jetstream.send_publish(SUBJECT, message).await {
-        Ok(ack) => ack.into_future(),
-        Err(error) => Box::pin(ready(Err(error))),
-    })
+    let sent = jetstream.send_publish(SUBJECT, message).await;
+    Ok(Box::pin(async { sent?.await }))
 }

@@ -6,7 +6,6 @@
 //! ```
 
 use std::process::ExitCode;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
@@ -49,10 +48,9 @@ fn main() -> ExitCode {
 async fn work(args: Args, stop: CancellationToken) -> Result<()> {
     let (name, buffer) = (args.name, usize::try_from(args.buffer)?);
     // nats-server does not wait for a slow worker: messages for which it has no room are dropped.
-    let nats = args
-        .nats
-        .connect_with("log-worker", &stop, |options| options.subscription_capacity(buffer))
-        .await?;
+    let nats =
+        args.nats.connect_with("log-worker", &stop, |with| with.subscription_capacity(buffer));
+    let nats = nats.await?;
 
     // All subscribers with the same queue group share the messages: each goes to one of them.
     let logs = nats.queue_subscribe(SUBJECT, QUEUE_GROUP.into()).await?;
@@ -91,10 +89,7 @@ async fn work(args: Args, stop: CancellationToken) -> Result<()> {
     out.flush().await?;
     nats.permitted()?; // fails if nats-server has denied the subscription
 
-    // The client library does not count what it drops.
-    let left = nats.undrained();
-    let taken = tally.count() + skipped + left + nats.echoes_received();
-    let dropped = nats.statistics().in_messages.load(Ordering::Relaxed).saturating_sub(taken);
+    let (left, dropped) = (nats.undrained(), nats.dropped(tally.count() + skipped));
     if dropped > 0 && args.limit.is_none() {
         tracing::warn!("{dropped} messages were dropped");
     }

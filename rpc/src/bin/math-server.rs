@@ -30,8 +30,8 @@ fn main() -> ExitCode {
 }
 
 async fn serve(args: Args, stop: CancellationToken) -> Result<()> {
-    // The requesters choose the subjects of the replies: a denied one is logged, and ends nothing.
-    let nats = args.nats.connect_responder("math-server", &stop).await?;
+    let nats = args.nats.connect("math-server", &stop).await?;
+    nats.log_denied_publishes(); // only replies, to subjects that the clients choose
     // Servers that name the same queue group share the requests. Start as many as you like: none
     // has to know of the others.
     let requests = nats.queue_subscribe(SUBJECT, QUEUE_GROUP.into()).await?;

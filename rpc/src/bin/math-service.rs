@@ -33,7 +33,8 @@ fn main() -> ExitCode {
 }
 
 async fn serve(args: Args, stop: CancellationToken) -> Result<()> {
-    let nats = args.nats.connect_responder("math-service", &stop).await?;
+    let nats = args.nats.connect("math-service", &stop).await?;
+    nats.log_denied_publishes(); // only replies, to subjects that the clients choose
     // The subscription of `math-server`: both kinds can serve side by side.
     let requests = nats.queue_subscribe(SUBJECT, QUEUE_GROUP.into()).await?;
     // What makes it a service: it answers `$SRV.PING`, `$SRV.INFO` and `$SRV.STATS`.
