@@ -2,7 +2,6 @@
 //! nats-server.
 
 use std::fs;
-use std::io::{Write, stdout};
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -10,7 +9,6 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use async_nats::jetstream;
 use async_nats::jetstream::kv::{Config, Store};
-use futures::StreamExt;
 use hdrhistogram::Histogram;
 use testkit::{Program, Server};
 use tokio::runtime::Runtime;
@@ -23,9 +21,6 @@ use crate::stage::Stage;
 
 const BUCKET: &str = "configs_playgrnd";
 const KEY: &str = "site_maintenance";
-
-/// The part that watches with the client library alone.
-pub const PART: &str = "kv-watch";
 
 /// How many programs follow the switch.
 const FOLLOWERS: usize = 50;
@@ -97,25 +92,6 @@ pub fn bench(stage: &Stage) -> Result<Vec<Table>> {
     }
     tables.push(table);
     Ok(tables)
-}
-
-/// A watch without any precaution, on tokio's default runtime: prints each revision.
-///
-/// # Errors
-///
-/// If there is no bucket, or stdout is closed.
-pub fn part() -> Result<()> {
-    Runtime::new()?.block_on(async {
-        let url = std::env::var("NATS_URL")?;
-        let jetstream = jetstream::new(async_nats::connect(url).await?);
-        let bucket = jetstream.get_key_value(BUCKET).await?;
-        let mut entries = bucket.watch_with_history(KEY).await?;
-        writeln!(stdout(), "watching")?;
-        while let Some(entry) = entries.next().await {
-            writeln!(stdout(), "#{} is new", entry?.revision)?;
-        }
-        Ok(())
-    })
 }
 
 /// Everything that follows the switch, until it is dropped.

@@ -60,7 +60,6 @@ fn main() -> ExitCode {
     {
         let args = args.to_vec();
         return match args.first() {
-            Some(part) if part == kv::PART => ended(kv::part()),
             Some(part) if part.starts_with("bare-") => ended(stage::run(queue_groups::part(args))),
             _ => ended(stage::run(rpc::part(args))),
         };

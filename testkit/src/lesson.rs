@@ -2,7 +2,9 @@
 
 use std::fmt::Write;
 use std::fs;
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
+use std::thread::{self, ScopedJoinHandle};
 
 use anyhow::{Context, Result, bail, ensure};
 use pulldown_cmark::{CodeBlockKind, Event, HeadingLevel, Parser, Tag, TagEnd};
@@ -132,7 +134,7 @@ impl Lesson {
         Ok(Self { title, question, seen, scenes, path, text })
     }
 
-    /// Plays every scene against a fresh server, and compares what is printed with what the
+    /// Plays every scene against a fresh server, all at once, and compares what is printed with what the
     /// README shows. The programs are those that cargo built beside the test that calls this.
     ///
     /// With `BLESS=1` in the environment, the blocks that differ are rewritten instead.
@@ -144,11 +146,19 @@ impl Lesson {
         let bless = std::env::var_os("BLESS").is_some_and(|bless| bless == "1");
         let mut text = self.text.clone();
         let mut differences = String::new();
-        // From the end: a change leaves the ranges before it as they are.
-        for scene in self.scenes.iter().rev() {
+        let play = |scene: &Scene| {
             let mut server = Server::start()?;
-            let printed = scene
-                .play(Host::Own(&mut server), beside_this_test, |_, _| {})
+            scene.play(Host::Own(&mut server), beside_this_test, |_, _| {})
+        };
+        let played: Vec<_> = thread::scope(|scope| {
+            let playing: Vec<_> =
+                self.scenes.iter().map(|scene| scope.spawn(|| play(scene))).collect();
+            playing.into_iter().map(ScopedJoinHandle::join).collect()
+        });
+        // From the end: a change leaves the ranges before it as they are.
+        for (scene, played) in self.scenes.iter().zip(played).rev() {
+            let printed = played
+                .unwrap_or_else(|panic| resume_unwind(panic))
                 .with_context(|| format!("{}, under {:?}", self.path.display(), scene.heading))?;
             for (terminal, printed) in scene.terminals.iter().zip(printed).rev() {
                 if terminal.matches(&printed) {
