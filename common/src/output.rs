@@ -26,6 +26,7 @@ pub(crate) async fn closed() {
 pub struct Output {
     lines: mpsc::Sender<Line>,
     writer: Option<JoinHandle<io::Result<()>>>,
+    is_flushed: bool,
 }
 
 /// A line, and whom to tell when it is printed.
@@ -42,7 +43,7 @@ impl Output {
                 let _ = CLOSED.set(());
             })
         });
-        Self { lines, writer: Some(writer) }
+        Self { lines, writer: Some(writer), is_flushed: true }
     }
 
     /// Prints a line soon. Waits only if many lines wait.
@@ -51,6 +52,7 @@ impl Output {
     ///
     /// If stdout is closed. [`run`](crate::run) takes a closed pipe for a good end.
     pub async fn line(&mut self, line: impl Display) -> Result<()> {
+        self.is_flushed = false;
         self.send((format!("{line}\n"), None)).await
     }
 
@@ -60,11 +62,15 @@ impl Output {
     ///
     /// Those of [`line`](Self::line).
     pub async fn flush(&mut self) -> Result<()> {
+        if self.is_flushed {
+            return Ok(());
+        }
         let (done, flushed) = oneshot::channel();
         self.send((String::new(), Some(done))).await?;
         if flushed.await.is_err() {
             return self.failure();
         }
+        self.is_flushed = true;
         Ok(())
     }
 

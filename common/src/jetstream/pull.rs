@@ -5,12 +5,15 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use anyhow::{Error, Result, ensure};
+use async_nats::Subject;
 use async_nats::connection::State;
 use async_nats::jetstream::consumer::PullConsumer;
 use async_nats::jetstream::consumer::pull;
 use async_nats::jetstream::{AckKind, Message};
 use futures::StreamExt;
 use futures::stream::ReadyChunks;
+use tokio::task::JoinHandle;
+use tokio::time::error::Elapsed;
 use tokio::time::{sleep, timeout};
 
 use super::failure::Failure;
@@ -20,8 +23,10 @@ use crate::process::Stopped;
 
 /// A batch that the server does not end in this time after it has expired will not be continued.
 const OVERDUE: Duration = Duration::from_secs(2);
-/// Time for nats-server to receive acknowledgements.
+/// Time for nats-server to receive acknowledgements …
 const ACKNOWLEDGE_TIMEOUT: Duration = Duration::from_secs(1);
+/// … and the last ones.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Pause before the consumer is opened again.
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -75,8 +80,12 @@ pub struct Pull<F> {
     /// The batch that was requested, and the loss of the connection on which it was.
     requested: Option<(ReadyChunks<pull::Batch>, Loss)>,
     must_reopen: bool,
-    /// Messages whose acknowledgement nats-server may not have received.
-    unconfirmed: Vec<(Message, AckKind)>,
+    /// Acknowledgements that nats-server may not have received, and their subjects.
+    unconfirmed: Vec<(Subject, AckKind)>,
+    /// How many of these acknowledgements are sent, from the first one.
+    sent: usize,
+    /// A message that follows so many of them. When it is back, nats-server has received them.
+    echo: Option<(usize, JoinHandle<Result<Result<()>, Elapsed>>)>,
     /// How many batches in a row have failed.
     failures: u32,
 }
@@ -98,6 +107,8 @@ impl<F: AsyncFn() -> Result<PullConsumer>> Pull<F> {
             requested: None,
             must_reopen: false,
             unconfirmed: Vec::new(),
+            sent: 0,
+            echo: None,
             failures: 0,
         })
     }
@@ -153,8 +164,8 @@ impl<F: AsyncFn() -> Result<PullConsumer>> Pull<F> {
         }
     }
 
-    /// Acknowledges messages, and waits until nats-server has received it. If it does not confirm,
-    /// they are acknowledged again together with the next ones.
+    /// Acknowledges messages. Before the next batches it makes sure that nats-server has received
+    /// it; acknowledgements that were lost with their connection are sent again.
     ///
     /// (`double_ack` waits for the consumer's word instead. It does not come if the server was killed
     /// and has forgotten the delivery.)
@@ -163,17 +174,10 @@ impl<F: AsyncFn() -> Result<PullConsumer>> Pull<F> {
     ///
     /// If the connection is closed. What the server has denied.
     pub async fn acknowledge(&mut self, answers: Vec<(Message, AckKind)>) -> Result<()> {
-        self.unconfirmed.extend(answers);
-        let acknowledged = async {
-            for (message, answer) in &self.unconfirmed {
-                message.ack_with(*answer).await.map_err(Error::from_boxed)?;
-            }
-            self.nats.echo().await
-        };
-        if timeout(ACKNOWLEDGE_TIMEOUT, acknowledged).await.is_ok_and(|result| result.is_ok()) {
-            self.unconfirmed.clear();
-        }
-        self.nats.permitted()
+        let answers = answers.into_iter();
+        self.unconfirmed
+            .extend(answers.filter_map(|(it, answer)| Some((it.message.reply?, answer))));
+        self.send().await
     }
 
     /// Makes sure at the end of the program that nats-server has received all acknowledgements.
@@ -182,8 +186,14 @@ impl<F: AsyncFn() -> Result<PullConsumer>> Pull<F> {
     ///
     /// If it has not confirmed: these messages may be delivered again. What the server has denied.
     pub async fn close(mut self) -> Result<()> {
-        if !self.unconfirmed.is_empty() {
-            self.acknowledge(Vec::new()).await?;
+        let confirmed = async {
+            while !self.unconfirmed.is_empty() {
+                self.confirm().await?;
+            }
+            anyhow::Ok(())
+        };
+        if let Ok(confirmed) = timeout(CLOSE_TIMEOUT, confirmed).await {
+            confirmed?;
         }
         self.nats.permitted()?;
         let (servers, count) = (self.nats.servers(), self.unconfirmed.len());
@@ -194,6 +204,42 @@ impl<F: AsyncFn() -> Result<PullConsumer>> Pull<F> {
         Ok(())
     }
 
+    /// Sends the acknowledgements that are not sent yet.
+    async fn send(&mut self) -> Result<()> {
+        let sending = async {
+            while let Some((subject, answer)) = self.unconfirmed.get(self.sent) {
+                self.nats.publish(subject.clone(), (*answer).into()).await?;
+                self.sent += 1;
+            }
+            anyhow::Ok(())
+        };
+        // While the server is away and the client's buffer is full, it waits.
+        if let Ok(sent) = timeout(ACKNOWLEDGE_TIMEOUT, sending).await {
+            sent?;
+        }
+        self.nats.permitted()
+    }
+
+    /// Waits for the echo that was sent last. Then it sends the next one, behind all
+    /// acknowledgements since, and does not wait for that.
+    async fn confirm(&mut self) -> Result<()> {
+        if let Some((confirmed, echo)) = self.echo.take() {
+            if matches!(echo.await, Ok(Ok(Ok(())))) {
+                self.unconfirmed.drain(..confirmed);
+                self.sent -= confirmed;
+            } else {
+                self.sent = 0;
+            }
+        }
+        self.send().await?;
+        if self.sent > 0 {
+            let nats = self.nats.clone();
+            let echo = async move { timeout(ACKNOWLEDGE_TIMEOUT, nats.echo()).await };
+            self.echo = Some((self.sent, tokio::spawn(echo)));
+        }
+        Ok(())
+    }
+
     async fn request(&mut self, limit: u64) -> Result<()> {
         let disconnected = Box::pin(self.nats.disconnected());
         // Without a connection no answer comes, and no loss is reported either.
@@ -201,6 +247,7 @@ impl<F: AsyncFn() -> Result<PullConsumer>> Pull<F> {
             self.must_reopen = true;
             return Ok(());
         }
+        self.confirm().await?;
         let Batch { max_messages, expires } = self.batch;
         let max_messages =
             usize::try_from(limit).map_or(max_messages, |limit| limit.min(max_messages));
