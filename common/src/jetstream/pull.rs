@@ -13,7 +13,6 @@ use async_nats::jetstream::{AckKind, Message};
 use futures::StreamExt;
 use futures::stream::ReadyChunks;
 use tokio::task::JoinHandle;
-use tokio::time::error::Elapsed;
 use tokio::time::{sleep, timeout};
 
 use super::failure::Failure;
@@ -84,8 +83,9 @@ pub struct Pull<F> {
     unconfirmed: Vec<(Subject, AckKind)>,
     /// How many of these acknowledgements are sent, from the first one.
     sent: usize,
-    /// A message that follows so many of them. When it is back, nats-server has received them.
-    echo: Option<(usize, JoinHandle<Result<Result<()>, Elapsed>>)>,
+    /// A message that follows so many of them, and whether it came back: then nats-server has
+    /// received them.
+    echo: Option<(usize, JoinHandle<bool>)>,
     /// How many batches in a row have failed.
     failures: u32,
 }
@@ -224,7 +224,7 @@ impl<F: AsyncFn() -> Result<PullConsumer>> Pull<F> {
     /// acknowledgements since, and does not wait for that.
     async fn confirm(&mut self) -> Result<()> {
         if let Some((confirmed, echo)) = self.echo.take() {
-            if matches!(echo.await, Ok(Ok(Ok(())))) {
+            if echo.await? {
                 self.unconfirmed.drain(..confirmed);
                 self.sent -= confirmed;
             } else {
@@ -234,7 +234,9 @@ impl<F: AsyncFn() -> Result<PullConsumer>> Pull<F> {
         self.send().await?;
         if self.sent > 0 {
             let nats = self.nats.clone();
-            let echo = async move { timeout(ACKNOWLEDGE_TIMEOUT, nats.echo()).await };
+            let echo = async move {
+                timeout(ACKNOWLEDGE_TIMEOUT, nats.echo()).await.is_ok_and(|echo| echo.is_ok())
+            };
             self.echo = Some((self.sent, tokio::spawn(echo)));
         }
         Ok(())
