@@ -21,11 +21,12 @@ use crate::connection::Connection;
 use crate::process::Stopped;
 
 /// A batch that the server does not end in this time after it has expired will not be continued.
-const OVERDUE: Duration = Duration::from_secs(2);
+const OVERDUE: Duration = Duration::from_secs(1);
 /// Time for nats-server to receive acknowledgements …
 const ACKNOWLEDGE_TIMEOUT: Duration = Duration::from_secs(1);
-/// … and the last ones.
-const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+/// … and the last ones. A program that was told to stop has 4 s: for a batch that does not end
+/// (one of 1 s is given up 1 s later), and then for this.
+const CLOSE_TIMEOUT: Duration = Duration::from_millis(1_500);
 /// Pause before the consumer is opened again.
 const PAUSE: Duration = Duration::from_millis(50);
 
