@@ -156,6 +156,12 @@ impl Connection {
         }
     }
 
+    /// How often the connection was lost so far.
+    #[cfg(feature = "jetstream")]
+    pub(crate) fn losses(&self) -> u64 {
+        *self.state.losses.borrow()
+    }
+
     /// From now on a denied publish is only logged. For a program that publishes nothing but
     /// replies: the requesters choose the reply subjects, so it is a requester's mistake.
     pub fn log_denied_publishes(&self) {

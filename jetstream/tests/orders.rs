@@ -1,6 +1,7 @@
 //! `order-publisher` and `order-consumer` against a real server.
 
 use std::collections::BTreeSet;
+use std::future::ready;
 use std::io::Write as _;
 use std::time::{Duration, Instant};
 
@@ -9,6 +10,7 @@ use async_nats::jetstream::consumer::{self, PullConsumer};
 use async_nats::jetstream::{self, AckKind, stream};
 use futures::StreamExt;
 use testkit::{Ended, Link, Program, Server, Signal};
+use tokio::time::{sleep, timeout};
 
 const PUBLISHER: &str = env!("CARGO_BIN_EXE_order-publisher");
 const CONSUMER: &str = env!("CARGO_BIN_EXE_order-consumer");
@@ -148,7 +150,7 @@ async fn slow_work_is_neither_redelivered_nor_left_unacknowledged_after_sigterm(
     let server = Server::start()?;
     publisher(&server, "--count 1000 --quiet")?.wait()?;
     let mut consumer = consumer(&server, "--work 100ms")?;
-    // A batch of 500 orders would take 50 s, and ack_wait is 5 s. These take 6 s.
+    // A batch of 1,000 orders would take 100 s, and ack_wait is 5 s. These take 6 s.
     assert!(consumer.wait_for(|lines| lines.len() > 60));
     let ended = stopped_in_time(&mut consumer)?;
     let taken = ids(&ended.stdout);
@@ -192,12 +194,45 @@ async fn a_consumer_stopped_before_its_acknowledgement_is_confirmed_says_so() ->
     link.cut();
     assert!(consumer.wait_for(|lines| lines.len() == 2));
     // It has asked for the next batch by then, and gets no answer.
-    tokio::time::sleep(Duration::from_millis(200)).await;
+    sleep(Duration::from_millis(200)).await;
     let told = Instant::now();
     let ended = consumer.stop()?;
     assert!(told.elapsed() < Duration::from_secs(4));
     let error = one_line(&ended)?;
     assert!(error.contains("1 acknowledgements: these messages may come again"), "{error}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_acknowledgement_lost_with_its_connection_is_sent_again() -> Result<()> {
+    for is_stopped in [false, true] {
+        let server = Server::start()?;
+        publisher(&server, "--count 1")?.wait()?;
+        let client = async_nats::connect(server.url()).await?;
+        let mut reports = client.subscribe("$JS.ACK.>").await?;
+        client.flush().await?;
+        let link = Link::to(server.port())?;
+        let mut command = server.command(CONSUMER);
+        command.args(["--work", "2s"]).env("NATS_URL", link.url());
+        let mut consumer = Program::spawn(&mut command)?;
+        // It has reported progress, and will acknowledge on a connection that takes nothing.
+        reports.next().await.context("the subscription ended")?;
+        link.cut();
+        assert!(consumer.wait_for(|lines| lines.len() == 2));
+        if is_stopped {
+            consumer.signal(Signal::TERM)?;
+        }
+        link.reset();
+        link.heal();
+        let mut acknowledged = reports.by_ref().filter(|report| ready(report.payload == "+ACK"));
+        let acknowledged = timeout(Duration::from_secs(20), acknowledged.next()).await?;
+        let subject = acknowledged.context("the subscription ended")?.subject;
+        // The first delivery, not the second one after ack_wait.
+        let expected = format!("$JS.ACK.{STREAM}.order_processor.1.");
+        ensure!(subject.starts_with(&expected), "{subject}");
+        let ended = if is_stopped { consumer.wait()? } else { consumer.stop()? };
+        ensure!(ended.code() == Some(0), "{ended:?}");
+    }
     Ok(())
 }
 
@@ -523,7 +558,7 @@ async fn a_consumer_whose_server_died_during_its_work_does_not_wait_for_the_next
     server.kill()?;
     assert!(consumer.wait_for(|lines| lines.len() == 2));
     // It has asked for the next order by then. Stopped before that, it would have nothing to wait for.
-    tokio::time::sleep(Duration::from_millis(1_050)).await;
+    sleep(Duration::from_millis(1_050)).await;
     let told = Instant::now();
     let ended = consumer.stop()?;
     ensure!(ended.code() == Some(1), "{ended:?}");

@@ -12,7 +12,6 @@ use async_nats::jetstream::consumer::pull;
 use async_nats::jetstream::{AckKind, Message};
 use futures::StreamExt;
 use futures::stream::ReadyChunks;
-use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
 use super::failure::Failure;
@@ -22,10 +21,8 @@ use crate::process::Stopped;
 
 /// A batch that the server does not end in this time after it has expired will not be continued.
 const OVERDUE: Duration = Duration::from_secs(1);
-/// Time for nats-server to receive acknowledgements …
-const ACKNOWLEDGE_TIMEOUT: Duration = Duration::from_secs(1);
-/// … and the last ones. A program that was told to stop has 4 s: for a batch that does not end
-/// (one of 1 s is given up 1 s later), and then for this.
+/// Time for nats-server to receive the last acknowledgements. A program that was told to stop has 4 s: for a
+/// batch that does not end (one of 1 s is given up 1 s later), and then for this.
 const CLOSE_TIMEOUT: Duration = Duration::from_millis(1_500);
 /// Pause before the consumer is opened again.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -40,7 +37,14 @@ pub struct Batch {
     pub expires: Duration,
 }
 
-type Loss = Pin<Box<dyn Future<Output = Error>>>;
+/// A batch that was requested.
+struct Request {
+    messages: ReadyChunks<pull::Batch>,
+    /// The loss of the connection on which it was requested.
+    disconnected: Pin<Box<dyn Future<Output = Error>>>,
+    /// How many of the unconfirmed acknowledgements were sent before it.
+    acknowledged: usize,
+}
 
 /// The messages of a pull consumer until the program is told to stop.
 ///
@@ -77,16 +81,14 @@ pub struct Pull<F> {
     batch: Batch,
     open: F,
     consumer: PullConsumer,
-    /// The batch that was requested, and the loss of the connection on which it was.
-    requested: Option<(ReadyChunks<pull::Batch>, Loss)>,
+    requested: Option<Request>,
     must_reopen: bool,
     /// Acknowledgements that nats-server may not have received, and their subjects.
     unconfirmed: Vec<(Subject, AckKind)>,
-    /// How many of these acknowledgements are sent, from the first one.
+    /// How many of these are sent, from the first one …
     sent: usize,
-    /// A message that follows so many of them, and whether it came back: then nats-server has
-    /// received them.
-    echo: Option<(usize, JoinHandle<bool>)>,
+    /// … on a connection that was the one after so many losses.
+    losses: u64,
     /// How many batches in a row have failed.
     failures: u32,
 }
@@ -109,7 +111,7 @@ impl<F: AsyncFn() -> Result<PullConsumer>> Pull<F> {
             must_reopen: false,
             unconfirmed: Vec::new(),
             sent: 0,
-            echo: None,
+            losses: nats.losses(),
             failures: 0,
         })
     }
@@ -128,7 +130,7 @@ impl<F: AsyncFn() -> Result<PullConsumer>> Pull<F> {
     /// If `open` fails for good, or the connection is closed. What the server has denied.
     pub async fn next(&mut self, limit: u64) -> Result<Option<Vec<Message>>> {
         loop {
-            let Some((messages, disconnected)) = &mut self.requested else {
+            let Some(request) = &mut self.requested else {
                 self.nats.permitted()?;
                 if self.nats.stop().is_cancelled() {
                     return Ok(None);
@@ -142,12 +144,17 @@ impl<F: AsyncFn() -> Result<PullConsumer>> Pull<F> {
             };
             let arrived = tokio::select! {
                 biased;
-                arrived = messages.next() => arrived,
-                error = disconnected => Some(vec![Err(error.into())]),
+                arrived = request.messages.next() => arrived,
+                error = &mut request.disconnected => Some(vec![Err(error.into())]),
                 () = sleep(self.batch.expires + OVERDUE) => Some(vec![Err("no answer".into())]),
             };
             let Some(arrived) = arrived else {
+                let acknowledged = request.acknowledged;
                 self.requested = None;
+                if self.nats.losses() == self.losses {
+                    self.unconfirmed.drain(..acknowledged);
+                    self.sent -= acknowledged;
+                }
                 continue;
             };
             let mut taken = Vec::with_capacity(arrived.len());
@@ -165,8 +172,9 @@ impl<F: AsyncFn() -> Result<PullConsumer>> Pull<F> {
         }
     }
 
-    /// Acknowledges messages. Before the next batches it makes sure that nats-server has received
-    /// it; acknowledgements that were lost with their connection are sent again.
+    /// Acknowledges messages. nats-server handles what a connection sends in order. So it has
+    /// received them when it has answered the next request for a batch; if their connection is lost
+    /// before that, they are sent again.
     ///
     /// (`double_ack` waits for the consumer's word instead. It does not come if the server was killed
     /// and has forgotten the delivery.)
@@ -178,7 +186,14 @@ impl<F: AsyncFn() -> Result<PullConsumer>> Pull<F> {
         let answers = answers.into_iter();
         self.unconfirmed
             .extend(answers.filter_map(|(it, answer)| Some((it.message.reply?, answer))));
-        self.send().await
+        let stop = self.nats.stop().clone();
+        tokio::select! {
+            biased;
+            sent = self.send() => sent?,
+            // The client's buffer is full, as the server is away.
+            () = stop.cancelled() => {}
+        }
+        self.nats.permitted()
     }
 
     /// Makes sure at the end of the program that nats-server has received all acknowledgements.
@@ -189,14 +204,17 @@ impl<F: AsyncFn() -> Result<PullConsumer>> Pull<F> {
     pub async fn close(mut self) -> Result<()> {
         let confirmed = async {
             while !self.unconfirmed.is_empty() {
-                self.confirm().await?;
+                self.send().await?;
+                if self.nats.echo().await.is_ok() && self.nats.losses() == self.losses {
+                    self.unconfirmed.clear();
+                }
+                self.nats.permitted()?;
             }
             anyhow::Ok(())
         };
         if let Ok(confirmed) = timeout(CLOSE_TIMEOUT, confirmed).await {
             confirmed?;
         }
-        self.nats.permitted()?;
         let (servers, count) = (self.nats.servers(), self.unconfirmed.len());
         ensure!(
             count == 0,
@@ -205,40 +223,16 @@ impl<F: AsyncFn() -> Result<PullConsumer>> Pull<F> {
         Ok(())
     }
 
-    /// Sends the acknowledgements that are not sent yet.
+    /// Sends the acknowledgements that are not sent yet. After a loss of the connection that is all
+    /// of them.
     async fn send(&mut self) -> Result<()> {
-        let sending = async {
-            while let Some((subject, answer)) = self.unconfirmed.get(self.sent) {
-                self.nats.publish(subject.clone(), (*answer).into()).await?;
-                self.sent += 1;
-            }
-            anyhow::Ok(())
-        };
-        // While the server is away and the client's buffer is full, it waits.
-        if let Ok(sent) = timeout(ACKNOWLEDGE_TIMEOUT, sending).await {
-            sent?;
+        let losses = self.nats.losses();
+        if losses != self.losses {
+            (self.losses, self.sent) = (losses, 0);
         }
-        self.nats.permitted()
-    }
-
-    /// Waits for the echo that was sent last. Then it sends the next one, behind all
-    /// acknowledgements since, and does not wait for that.
-    async fn confirm(&mut self) -> Result<()> {
-        if let Some((confirmed, echo)) = self.echo.take() {
-            if echo.await? {
-                self.unconfirmed.drain(..confirmed);
-                self.sent -= confirmed;
-            } else {
-                self.sent = 0;
-            }
-        }
-        self.send().await?;
-        if self.sent > 0 {
-            let nats = self.nats.clone();
-            let echo = async move {
-                timeout(ACKNOWLEDGE_TIMEOUT, nats.echo()).await.is_ok_and(|echo| echo.is_ok())
-            };
-            self.echo = Some((self.sent, tokio::spawn(echo)));
+        while let Some((subject, answer)) = self.unconfirmed.get(self.sent) {
+            self.nats.publish(subject.clone(), (*answer).into()).await?;
+            self.sent += 1;
         }
         Ok(())
     }
@@ -250,14 +244,19 @@ impl<F: AsyncFn() -> Result<PullConsumer>> Pull<F> {
             self.must_reopen = true;
             return Ok(());
         }
-        self.confirm().await?;
         let Batch { max_messages, expires } = self.batch;
         let max_messages =
             usize::try_from(limit).map_or(max_messages, |limit| limit.min(max_messages));
-        let batch = self.consumer.batch().max_messages(max_messages).expires(expires);
-        // While the server is away and the client's buffer is full, the request waits.
-        if let Some(messages) = self.nats.stop().run_until_cancelled(batch.messages()).await {
-            self.requested = Some((messages?.ready_chunks(max_messages), disconnected));
+        let stop = self.nats.stop().clone();
+        let request = async {
+            self.send().await?;
+            let batch = self.consumer.batch().max_messages(max_messages).expires(expires);
+            anyhow::Ok(batch.messages().await?)
+        };
+        // While the server is away and the client's buffer is full, it waits.
+        if let Some(messages) = stop.run_until_cancelled(request).await {
+            let messages = messages?.ready_chunks(max_messages);
+            self.requested = Some(Request { messages, disconnected, acknowledged: self.sent });
         }
         Ok(())
     }

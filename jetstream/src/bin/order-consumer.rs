@@ -22,7 +22,7 @@ const ACK_WAIT: Duration = Duration::from_secs(5);
 /// nats-server delivers nothing more while this many orders are unacknowledged.
 const MAX_ACK_PENDING: i64 = 1_000;
 /// Orders in a batch. If a consumer is killed, up to so many are delivered again.
-const BATCH: usize = 500;
+const BATCH: usize = 1_000;
 /// nats-server ends a batch after this time, even if it is not full.
 const EXPIRES: Duration = Duration::from_secs(1);
 /// Time that nats-server has to answer.
