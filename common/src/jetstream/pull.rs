@@ -10,8 +10,8 @@ use async_nats::connection::State;
 use async_nats::jetstream::consumer::PullConsumer;
 use async_nats::jetstream::consumer::pull;
 use async_nats::jetstream::{AckKind, Message};
-use futures::StreamExt;
 use futures::stream::ReadyChunks;
+use futures::{FutureExt, StreamExt};
 use tokio::time::{sleep, timeout};
 
 use super::failure::Failure;
@@ -21,8 +21,8 @@ use crate::process::Stopped;
 
 /// A batch that the server does not end in this time after it has expired will not be continued.
 const OVERDUE: Duration = Duration::from_secs(1);
-/// Time for nats-server to receive the last acknowledgements. A program that was told to stop has 4 s: for a
-/// batch that does not end (one of 1 s is given up 1 s later), and then for this.
+/// Time for nats-server to receive the last acknowledgements. A program that was told to stop has
+/// 4 s: for a batch that does not end (one of 1 s is given up 1 s later), and then for this.
 const CLOSE_TIMEOUT: Duration = Duration::from_millis(1_500);
 /// Pause before the consumer is opened again.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -149,12 +149,12 @@ impl<F: AsyncFn() -> Result<PullConsumer>> Pull<F> {
                 () = sleep(self.batch.expires + OVERDUE) => Some(vec![Err("no answer".into())]),
             };
             let Some(arrived) = arrived else {
-                let acknowledged = request.acknowledged;
-                self.requested = None;
-                if self.nats.losses() == self.losses {
-                    self.unconfirmed.drain(..acknowledged);
-                    self.sent -= acknowledged;
+                // After a loss they are sent again, and the next batch confirms them.
+                if request.disconnected.as_mut().now_or_never().is_none() {
+                    self.unconfirmed.drain(..request.acknowledged);
+                    self.sent -= request.acknowledged;
                 }
+                self.requested = None;
                 continue;
             };
             let mut taken = Vec::with_capacity(arrived.len());
