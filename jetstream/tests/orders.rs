@@ -178,8 +178,17 @@ async fn work_that_takes_longer_than_ack_wait_is_not_redelivered() -> Result<()>
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_consumer_stopped_before_its_acknowledgement_is_confirmed_says_so() -> Result<()> {
+/// A consumer that works on an order, and has reported progress. Then its network is cut, so its
+/// acknowledgement does not arrive.
+struct Working {
+    consumer: Program,
+    link: Link,
+    /// What consumers report to nats-server, from then on.
+    reports: async_nats::Subscriber,
+    _server: Server,
+}
+
+async fn cut_off_at_work(work: &str) -> Result<Working> {
     let server = Server::start()?;
     publisher(&server, "--count 1")?.wait()?;
     let client = async_nats::connect(server.url()).await?;
@@ -187,17 +196,22 @@ async fn a_consumer_stopped_before_its_acknowledgement_is_confirmed_says_so() ->
     client.flush().await?;
     let link = Link::to(server.port())?;
     let mut command = server.command(CONSUMER);
-    command.args(["--work", "4s"]).env("NATS_URL", link.url());
-    let mut consumer = Program::spawn(&mut command)?;
-    // It works on the order, and has reported progress. The acknowledgement will not arrive.
+    command.args(["--work", work]).env("NATS_URL", link.url());
+    let consumer = Program::spawn(&mut command)?;
     reports.next().await.context("the subscription ended")?;
     link.cut();
     assert!(consumer.wait_for(|lines| lines.len() == 2));
-    // It has asked for the next batch by then, and gets no answer.
+    Ok(Working { consumer, link, reports, _server: server })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_consumer_stopped_before_its_acknowledgement_is_confirmed_says_so() -> Result<()> {
+    let Working { mut consumer, link: _link, _server, .. } = cut_off_at_work("4s").await?;
+    // Time in which it asks for the next batch. If it is stopped before that, it ends sooner.
     sleep(Duration::from_millis(200)).await;
     let told = Instant::now();
     let ended = consumer.stop()?;
-    assert!(told.elapsed() < Duration::from_secs(4));
+    assert!(told.elapsed() < Duration::from_secs(5));
     let error = one_line(&ended)?;
     assert!(error.contains("1 acknowledgements: these messages may come again"), "{error}");
     Ok(())
@@ -206,25 +220,13 @@ async fn a_consumer_stopped_before_its_acknowledgement_is_confirmed_says_so() ->
 #[tokio::test(flavor = "multi_thread")]
 async fn an_acknowledgement_lost_with_its_connection_is_sent_again() -> Result<()> {
     for is_stopped in [false, true] {
-        let server = Server::start()?;
-        publisher(&server, "--count 1")?.wait()?;
-        let client = async_nats::connect(server.url()).await?;
-        let mut reports = client.subscribe("$JS.ACK.>").await?;
-        client.flush().await?;
-        let link = Link::to(server.port())?;
-        let mut command = server.command(CONSUMER);
-        command.args(["--work", "2s"]).env("NATS_URL", link.url());
-        let mut consumer = Program::spawn(&mut command)?;
-        // It has reported progress, and will acknowledge on a connection that takes nothing.
-        reports.next().await.context("the subscription ended")?;
-        link.cut();
-        assert!(consumer.wait_for(|lines| lines.len() == 2));
+        let Working { mut consumer, link, reports, _server } = cut_off_at_work("2s").await?;
         if is_stopped {
             consumer.signal(Signal::TERM)?;
         }
         link.reset();
         link.heal();
-        let mut acknowledged = reports.by_ref().filter(|report| ready(report.payload == "+ACK"));
+        let mut acknowledged = reports.filter(|report| ready(report.payload == "+ACK"));
         let acknowledged = timeout(Duration::from_secs(20), acknowledged.next()).await?;
         let subject = acknowledged.context("the subscription ended")?.subject;
         // The first delivery, not the second one after ack_wait.
