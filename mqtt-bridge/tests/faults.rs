@@ -17,7 +17,7 @@ use async_nats::jetstream::consumer::{AckPolicy, pull};
 use async_nats::jetstream::{self, stream};
 use testkit::{Ended, Link, Program, Server, Signal};
 
-use retained::wait_for_retained;
+use retained::{eventually, wait_for_retained};
 use stored::stored;
 use support::{BACKEND, Mqtt, PATIENCE, RECORDER, SENSOR, reading, ready, seqs, spawn};
 
@@ -262,11 +262,9 @@ fn two_sensors_with_one_id_do_not_fight_for_ever() -> Result<()> {
     let mut first = ready(&server, SENSOR, "--interval 20ms")?;
     let mut second = ready(&server, SENSOR, "--interval 20ms")?;
     // Each disconnects the other, until one gives up. Which one is not said.
-    let deadline = Instant::now() + PATIENCE;
-    while first.is_running()? && second.is_running()? {
-        ensure!(Instant::now() < deadline, "they fight on");
-        std::thread::sleep(Duration::from_millis(10));
-    }
+    eventually("the end of one", || {
+        Ok((!first.is_running()? || !second.is_running()?).then_some(()))
+    })?;
     if !first.is_running()? {
         std::mem::swap(&mut first, &mut second);
     }

@@ -8,8 +8,8 @@ use testkit::Server;
 
 use crate::support::{Mqtt, PATIENCE};
 
-/// Waits until `look` finds something. For what announces no event: a server's log, a retained
-/// message.
+/// Waits until `look` finds something. For what announces no event: a server's log, the end of one of
+/// two programs, a retained message.
 pub fn eventually<T>(what: &str, mut look: impl FnMut() -> Result<Option<T>>) -> Result<T> {
     let deadline = Instant::now() + PATIENCE;
     loop {
