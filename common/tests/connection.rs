@@ -144,7 +144,8 @@ async fn a_cut_network_is_noticed_and_survived() -> Result<()> {
     link.cut();
     let cut = Instant::now();
     subscriber.expect_stderr("lost the connection")?;
-    assert!(cut.elapsed() < Duration::from_secs(17), "{:?}", cut.elapsed());
+    // 15 s, and as late as a busy machine is. The library's own pings would take three minutes.
+    assert!(cut.elapsed() < Duration::from_secs(40), "{:?}", cut.elapsed());
     link.heal();
     subscriber.expect_stderr("connected to")?;
     server.wait_for_subscriptions("news", 1)?;
