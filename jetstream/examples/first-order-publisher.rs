@@ -26,7 +26,7 @@ use serde_json::json;
 async fn main() -> Result<(), async_nats::Error> {
     let url = std::env::var("NATS_URL").unwrap_or("nats://localhost:4222".into());
     let jetstream = jetstream::new(async_nats::connect(url).await?);
-    let count: u64 = std::env::args().nth(1).unwrap_or("10".into()).parse()?;
+    let count: u64 = std::env::args().find_map(|arg| arg.parse().ok()).unwrap_or(10);
 
     let config = stream::Config {
         name: "playgrnd_stream".into(),

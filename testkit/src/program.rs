@@ -34,11 +34,26 @@ pub struct Program {
     quiet: bool,
 }
 
+/// How many bytes of a program's output are kept, unless [`Program::keep`] says otherwise.
+const KEPT: usize = 256 << 20;
+
+/// What a line costs besides its bytes, about.
+const LINE: usize = 64;
+
+/// A line that is longer is cut into several, in bytes.
+const LONGEST_LINE: u64 = 1 << 20;
+
+/// How long the output of a program that has ended may take. A process that it has started may keep
+/// its pipes open for ever.
+const LAST_LINES: Duration = Duration::from_secs(1);
+
 /// How a program ended, and its whole output.
 #[derive(Debug)]
 pub struct Ended {
     /// Exit code or signal.
     pub status: ExitStatus,
+    /// When it ended.
+    pub at: Instant,
     /// The lines of its stdout.
     pub stdout: Vec<String>,
     /// The lines of its stderr.
@@ -111,11 +126,8 @@ impl Program {
             let _ = child.wait();
         })?;
         let output = Arc::new(Output::default());
-        if let (Some(stdout), Some(stderr)) = (child.stdout.take(), child.stderr.take()) {
-            output.follow(Stream::Stdout, stdout, on_line);
-            output.follow(Stream::Stderr, stderr, None);
-        }
-        Ok(Self {
+        let pipes = child.stdout.take().zip(child.stderr.take());
+        let program = Self {
             name: name_of(&program),
             child,
             _guard: guard,
@@ -123,7 +135,13 @@ impl Program {
             searched: [0, 0],
             timeout: TIMEOUT,
             quiet: false,
-        })
+        };
+        if let Some((stdout, stderr)) = pipes {
+            program.output.follow(Stream::Stdout, stdout, on_line);
+            program.output.follow(Stream::Stderr, stderr, None);
+        }
+        program.output.follow_end(program.pid()?);
+        Ok(program)
     }
 
     /// Sets the time-out of [`expect`](Self::expect) and [`wait`](Self::wait), which is 60 s
@@ -131,6 +149,14 @@ impl Program {
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
+        self
+    }
+
+    /// Keeps so many bytes of its output, in place of 256 MiB. What it prints after them is read, and
+    /// dropped.
+    #[must_use]
+    pub fn keep(self, bytes: usize) -> Self {
+        self.output.lock().kept = Some(bytes);
         self
     }
 
@@ -193,7 +219,7 @@ impl Program {
         timeout: Duration,
         is_enough: impl Fn(&[String]) -> bool,
     ) -> bool {
-        let enough = |lines: &Lines| is_enough(lines.of(Stream::Stdout)).then_some(());
+        let enough = |lines: &Record| is_enough(lines.of(Stream::Stdout)).then_some(());
         self.output.wait(timeout, enough).is_some()
     }
 
@@ -229,6 +255,14 @@ impl Program {
         Ok(kill_process(self.pid()?, if is_ignored { Signal::TERM } else { signal })?)
     }
 
+    /// Sends a signal to the program and to every process that it has started, as a service manager
+    /// does. Does nothing if all of them have ended.
+    pub fn signal_all(&mut self, signal: Signal) {
+        if let Ok(pid) = self.pid() {
+            let _ = kill_process_group(pid, signal);
+        }
+    }
+
     /// Kills the program, as `kill -9` does.
     ///
     /// # Errors
@@ -256,19 +290,13 @@ impl Program {
     ///
     /// If it does not end in time. The error has its output.
     pub fn wait(&mut self) -> Result<Ended> {
-        // Its pipes are closed when it ends. Until then the system need not be asked.
-        let deadline = Instant::now() + self.timeout;
-        self.output.wait(self.timeout, |lines| (lines.open == 0).then_some(()));
-        let status = loop {
-            match self.status(WaitIdOptions::NOHANG)? {
-                Some(status) => break status,
-                None if Instant::now() > deadline => {
-                    bail!("{} has not ended; its output:\n{}", self.name, self.output_so_far())
-                }
-                None => thread::yield_now(),
-            }
+        let Some(at) = self.output.wait(self.timeout, |lines| lines.ended) else {
+            bail!("{} has not ended; its output:\n{}", self.name, self.output_so_far());
         };
-        Ok(Ended { status, stdout: self.stdout(), stderr: self.stderr() })
+        self.output.wait(LAST_LINES, |lines| (lines.open == 0).then_some(()));
+        let status = self.status(WaitIdOptions::empty())?;
+        let status = status.with_context(|| format!("how {} ended is unknown", self.name))?;
+        Ok(Ended { status, at, stdout: self.stdout(), stderr: self.stderr() })
     }
 
     /// Whether the program ignores `signal`. Returns false on systems other than Linux, which do
@@ -361,27 +389,40 @@ impl Drop for Program {
 /// The output of a program, shared with the threads that read it.
 #[derive(Debug, Default)]
 struct Output {
-    lines: Mutex<Lines>,
+    record: Mutex<Record>,
     changed: Condvar,
 }
 
 #[derive(Debug, Default)]
-struct Lines {
+struct Record {
     lines: [Vec<String>; 2],
+    /// How many bytes were printed.
+    bytes: usize,
+    /// How many of them are kept.
+    kept: Option<usize>,
     /// How many of the two streams are open.
     open: usize,
+    /// When the program has ended.
+    ended: Option<Instant>,
 }
 
-impl Lines {
+impl Record {
     fn of(&self, stream: Stream) -> &[String] {
         &self.lines[stream as usize]
+    }
+
+    fn add(&mut self, stream: Stream, line: &str) {
+        self.bytes += line.len() + LINE;
+        if self.bytes <= self.kept.unwrap_or(KEPT) {
+            self.lines[stream as usize].push(line.to_owned());
+        }
     }
 }
 
 impl Output {
-    fn lock(&self) -> MutexGuard<'_, Lines> {
+    fn lock(&self) -> MutexGuard<'_, Record> {
         // A thread that panicked cannot have left a line half added.
-        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
+        self.record.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn follow(
@@ -393,27 +434,45 @@ impl Output {
         self.lock().open += 1;
         let output = Arc::clone(self);
         thread::spawn(move || {
-            for line in BufReader::new(from).split(b'\n').map_while(Result::ok) {
-                let line = String::from_utf8_lossy(&line).trim_end_matches('\r').to_owned();
+            let (mut from, mut bytes) = (BufReader::new(from), Vec::new());
+            while let Ok(1..) = from.by_ref().take(LONGEST_LINE).read_until(b'\n', &mut bytes) {
+                let line = String::from_utf8_lossy(&bytes);
+                let line = line.trim_end_matches('\n').trim_end_matches('\r');
                 if let Some(on_line) = &on_line {
-                    on_line(&line);
+                    on_line(line);
                 }
-                output.lock().lines[stream as usize].push(line);
-                output.changed.notify_all();
+                output.change(|lines| lines.add(stream, line));
+                bytes.clear();
             }
-            output.lock().open -= 1;
-            output.changed.notify_all();
+            output.change(|lines| lines.open -= 1);
         });
     }
 
-    /// Waits until `find` finds something, both streams are closed, or the time is up.
-    fn wait<T>(&self, timeout: Duration, find: impl Fn(&Lines) -> Option<T>) -> Option<T> {
+    /// Notes when the process ends. It is not waited for, see [`Program::status`].
+    fn follow_end(self: &Arc<Self>, pid: Pid) {
+        let output = Arc::clone(self);
+        thread::spawn(move || {
+            let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
+            let _ = retry_on_intr(|| waitid(WaitId::Pid(pid), options));
+            output.change(|lines| lines.ended = Some(Instant::now()));
+        });
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Record)) {
+        change(&mut self.lock());
+        self.changed.notify_all();
+    }
+
+    /// Waits until `find` finds something, the program has ended and both streams are closed, or the
+    /// time is up.
+    fn wait<T>(&self, timeout: Duration, find: impl Fn(&Record) -> Option<T>) -> Option<T> {
         let deadline = Instant::now() + timeout;
         let mut lines = self.lock();
         loop {
             let found = find(&lines);
             let left = deadline.saturating_duration_since(Instant::now());
-            if found.is_some() || lines.open == 0 || left.is_zero() {
+            let is_over = lines.open == 0 && lines.ended.is_some();
+            if found.is_some() || is_over || left.is_zero() {
                 return found;
             }
             let waited = self.changed.wait_timeout(lines, left);

@@ -3,6 +3,7 @@
 mod check;
 mod demo;
 mod new;
+mod prove;
 mod up;
 mod workspace;
 
@@ -10,6 +11,7 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use anyhow::Result;
 use clap::{Parser, Subcommand};
 
 /// Runs, checks and extends NATS Playground.
@@ -63,28 +65,35 @@ enum Task {
         #[arg(long)]
         name: Option<String>,
     },
+    /// Breaks a program, in any language, and says what was lost
+    Prove(prove::Call),
     /// Checks format, lints, documentation and dependencies: run it before a commit
     Check,
 }
 
 fn main() -> ExitCode {
-    let result = match Args::parse().task {
-        Task::Demo { experiments, server, step } => {
-            demo::run(&experiments, server.as_deref(), step)
-        }
-        Task::Up { data, fresh } => up::run(data, fresh),
-        Task::Bench { args } => workspace::bench(&args),
-        Task::Bless { experiments } => workspace::bless(&experiments),
-        Task::New { experiment, destination, name } => {
-            new::run(&experiment, &destination, name.as_deref())
-        }
-        Task::Check => check::run(),
-    };
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
+    match run(Args::parse().task) {
+        Ok(code) => code,
         Err(error) => {
             let _ = writeln!(std::io::stderr(), "error: {error:#}");
             ExitCode::FAILURE
         }
     }
+}
+
+fn run(task: Task) -> Result<ExitCode> {
+    match task {
+        Task::Demo { experiments, server, step } => {
+            demo::run(&experiments, server.as_deref(), step)?;
+        }
+        Task::Up { data, fresh } => up::run(data, fresh)?,
+        Task::Bench { args } => workspace::bench(&args)?,
+        Task::Bless { experiments } => workspace::bless(&experiments)?,
+        Task::New { experiment, destination, name } => {
+            new::run(&experiment, &destination, name.as_deref())?;
+        }
+        Task::Prove(call) => return prove::run(&call),
+        Task::Check => check::run()?,
+    }
+    Ok(ExitCode::SUCCESS)
 }

@@ -42,8 +42,9 @@ pub fn run(experiment: &str, destination: &Path, name: Option<&str>) -> Result<(
     for file in ["Cargo.lock", "LICENSE", "rustfmt.toml", ".gitignore", ".editorconfig"] {
         copy_file(&root().join(file), &destination.join(file), &|_, text| text)?;
     }
-    let workspace =
-        format!("[workspace]\nresolver = \"3\"\nmembers = [\"common\", \"testkit\", {name:?}]\n");
+    let workspace = format!(
+        "[workspace]\nresolver = \"3\"\nmembers = [\"common\", \"testkit\", \"testkit/prove\", {name:?}]\n"
+    );
     fs::write(destination.join("Cargo.toml"), workspace)?;
     fs::write(destination.join("README.md"), renamed.readme()?)?;
 

@@ -88,6 +88,22 @@ pub fn bless(named: &[String]) -> Result<()> {
     Ok(())
 }
 
+/// Returns file and line of a heading, `rpc/README.md:120`, for its link, `rpc/README.md#guarantees`.
+pub fn line_of(link: &str) -> Result<String> {
+    let (file, anchor) = link.split_once('#').context("no heading")?;
+    let text = fs::read_to_string(root().join(file)).with_context(|| format!("no {file}"))?;
+    let heading = |line: &str| line.starts_with('#') && anchor_of(line) == anchor;
+    let before = text.lines().position(heading).with_context(|| format!("nothing at {link}"))?;
+    Ok(format!("{file}:{}", before + 1))
+}
+
+/// The anchor that a heading gets.
+fn anchor_of(heading: &str) -> String {
+    let text = heading.trim_start_matches('#').trim().to_lowercase();
+    let kept = text.chars().filter(|c| c.is_alphanumeric() || " -_".contains(*c));
+    kept.map(|c| if c == ' ' { '-' } else { c }).collect()
+}
+
 /// The named experiments, or all if none is named, in the README's order.
 pub fn chosen(named: &[String]) -> Result<Vec<String>> {
     let mut all = experiments()?;

@@ -1,0 +1,264 @@
+//! `config-app`: follows a value in a bucket.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+use testkit::{Server, Signal};
+
+use crate::instance::Instance;
+use crate::roles::switch::{KEY, bucket, delete};
+use crate::roles::{ends, ends_without_nats_server};
+use crate::verdict::{Flaw, shown};
+use crate::{Check, Role, Trial};
+
+const LESSON: &str = "kv/README.md#what-the-service-adds";
+
+/// The value has to be there by then after the start.
+const STARTED: Duration = Duration::from_secs(30);
+
+/// A change has to be seen by then, whatever was broken before.
+const SOON: Duration = Duration::from_secs(5);
+
+/// The role.
+pub const ROLE: Role = Role {
+    name: "config-app",
+    contract: include_str!("../../contracts/config-app.txt"),
+    checks: &[
+        Check {
+            name: "starts",
+            claim: "prints the value that is there",
+            lesson: LESSON,
+            run: starts,
+        },
+        Check {
+            name: "every-change",
+            claim: "prints every change, in order",
+            lesson: LESSON,
+            run: every_change,
+        },
+        Check {
+            name: "bucket-missing",
+            claim: "waits for a bucket that is not there",
+            lesson: LESSON,
+            run: bucket_missing,
+        },
+        Check {
+            name: "nats-server-restarted",
+            claim: "sees changes again within 5 s of nats-server's return",
+            lesson: LESSON,
+            run: nats_server_restarted,
+        },
+        Check {
+            name: "bucket-made-anew",
+            claim: "sees the values of a bucket that was deleted and made anew within 5 s",
+            lesson: LESSON,
+            run: bucket_made_anew,
+        },
+        Check {
+            name: "neither-value",
+            claim: "another value, a delete and a purge mean off",
+            lesson: LESSON,
+            run: neither_value,
+        },
+        Check {
+            name: "ends",
+            claim: "ends within 5 s of SIGTERM and of SIGINT, with exit code 0",
+            lesson: LESSON,
+            run: |trial| ends(trial, watching),
+        },
+        Check {
+            name: "ends-without-nats-server",
+            claim: "the same while nats-server is away",
+            lesson: LESSON,
+            run: |trial| ends_without_nats_server(trial, watching),
+        },
+    ],
+};
+
+/// What the lines say, on or off, without repetitions.
+fn states(app: &Instance) -> Vec<bool> {
+    let state = |line: &String| {
+        let line = line.to_lowercase();
+        let words = line.split(|c: char| !c.is_alphanumeric() && c != '_');
+        let states = words.filter_map(|word| match word {
+            "on" | "true" => Some(true),
+            "off" | "false" => Some(false),
+            _ => None,
+        });
+        states.last()
+    };
+    let mut states: Vec<bool> = app.stdout().iter().filter_map(state).collect();
+    states.dedup();
+    states
+}
+
+fn word(state: Option<&bool>) -> &'static str {
+    match state {
+        Some(true) => "on",
+        Some(false) => "off",
+        None => "nothing",
+    }
+}
+
+/// Waits until the last line says this.
+fn says(app: &mut Instance, expected: bool, limit: Duration) -> Result<Duration, Flaw> {
+    let begun = Instant::now();
+    loop {
+        if states(app).last() == Some(&expected) {
+            return Ok(begun.elapsed());
+        }
+        let end = app.end().unwrap_or_default();
+        if end.is_some() || begun.elapsed() > limit {
+            let last = states(app);
+            let (expected, last) = (word(Some(&expected)), word(last.last()));
+            let end = end.unwrap_or_else(|| "It runs.".into());
+            return Err(Flaw::new(format!(
+                "its last line says {last}, and the value is {expected}"
+            ))
+            .saw(format!("{end} {} later its last line said {last}.", shown(begun.elapsed()))));
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Starts a copy that has printed the value.
+fn watching(trial: &Trial, server: &Server) -> Result<Instance> {
+    let nats = trial.client(server)?;
+    let bucket = trial.block_on(bucket(&nats))?;
+    trial.block_on(bucket.put(KEY, "true".into()))?;
+    let mut app = trial.launch(server).start()?;
+    says(&mut app, true, STARTED).map_err(|flaw| {
+        flaw.did("The bucket was there, with the value true.").likely(
+            "A watch gives only what is new, unless it is told to begin with what is there.",
+        )
+    })?;
+    Ok(app)
+}
+
+fn starts(trial: &Trial) -> Result<String> {
+    let server = trial.server()?;
+    let begun = Instant::now();
+    watching(trial, &server)?;
+    Ok(format!("the value printed after {}", shown(begun.elapsed())))
+}
+
+fn every_change(trial: &Trial) -> Result<String> {
+    const CHANGES: usize = 100;
+    let server = trial.server()?;
+    let mut app = watching(trial, &server)?;
+    let nats = trial.client(&server)?;
+    let bucket = trial.block_on(bucket(&nats))?;
+    let values = (0..CHANGES).map(|n| n % 2 == 1);
+    trial.block_on(async {
+        for value in values.clone() {
+            bucket.put(KEY, value.to_string().into()).await?;
+        }
+        anyhow::Ok(())
+    })?;
+    let begun = Instant::now();
+    while states(&app).len() < CHANGES + 1 && begun.elapsed() < SOON && app.is_running()? {
+        thread::sleep(Duration::from_millis(5));
+    }
+    let seen = states(&app);
+    let expected: Vec<bool> = std::iter::once(true).chain(values).collect();
+    if seen != expected {
+        bail!(
+            Flaw::new(format!("{} of {CHANGES} changes were printed", seen.len().saturating_sub(1)))
+                .did(format!("The value was changed {CHANGES} times, without a pause."))
+                .saw(format!("{} of the changes were in its lines {} later.", seen.len().saturating_sub(1), shown(begun.elapsed())))
+                .likely("A program that asks for the value now and then misses what is between. A watch on a bucket with a history misses nothing.")
+        );
+    }
+    Ok(format!("{CHANGES} of {CHANGES} changes, in order"))
+}
+
+fn bucket_missing(trial: &Trial) -> Result<String> {
+    let server = trial.server()?;
+    let did = "It was started when there was no bucket. 1 s later the bucket was created, with the value true.";
+    let likely = "A missing bucket is no error for a program that only reads it: wait for it, and look again.";
+    let mut app = trial.launch(&server).start()?;
+    thread::sleep(Duration::from_secs(1));
+    if let Some(end) = app.end()? {
+        bail!(Flaw::new("it ended because there was no bucket").did(did).saw(end).likely(likely));
+    }
+    let nats = trial.client(&server)?;
+    let bucket = trial.block_on(bucket(&nats))?;
+    trial.block_on(bucket.put(KEY, "true".into()))?;
+    let took = says(&mut app, true, SOON).map_err(|flaw| flaw.did(did).likely(likely))?;
+    Ok(format!("the value printed {} after it was there", shown(took)))
+}
+
+fn nats_server_restarted(trial: &Trial) -> Result<String> {
+    let mut server = trial.server()?;
+    let mut app = watching(trial, &server)?;
+    let mut longest = Duration::ZERO;
+    for value in [false, true] {
+        server.kill()?;
+        thread::sleep(Duration::from_secs(2));
+        server.restart()?;
+        let nats = trial.client(&server)?;
+        let bucket = trial.block_on(bucket(&nats))?;
+        trial.block_on(bucket.put(KEY, value.to_string().into()))?;
+        let took = says(&mut app, value, SOON).map_err(|flaw| {
+            flaw.did("nats-server was killed, started again 2 s later, and the value was changed.")
+                .likely("The server-side half of the watch was lost with nats-server, and the client library notices by missing heartbeats, after ten seconds or more. Watch again after each reconnect.")
+        })?;
+        longest = longest.max(took);
+    }
+    Ok(format!("changes printed within {}, twice", shown(longest)))
+}
+
+fn bucket_made_anew(trial: &Trial) -> Result<String> {
+    let server = trial.server()?;
+    let mut app = watching(trial, &server)?;
+    let nats = trial.client(&server)?;
+    let old = trial.block_on(bucket(&nats))?;
+    trial.block_on(async {
+        for n in 0..11 {
+            old.put(KEY, (n % 2 == 1).to_string().into()).await?;
+        }
+        anyhow::Ok(())
+    })?;
+    says(&mut app, false, SOON)?;
+    let new = trial.block_on(async {
+        delete(&nats).await?;
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        bucket(&nats).await
+    })?;
+    let revision = trial.block_on(new.put(KEY, "true".into()))?;
+    let took = says(&mut app, true, SOON).map_err(|flaw| {
+        flaw.did(format!("At revision 12 the bucket was deleted, made anew 0.5 s later, and the value true written, as revision {revision}."))
+            .likely("The client library's watch goes on at the revision that it expects next, 13, and the new bucket begins at 1: it hears nothing until the new bucket has as many. Notice that the bucket's stream is another one, and watch again.")
+    })?;
+    Ok(format!("the value of the new bucket printed after {}", shown(took)))
+}
+
+fn neither_value(trial: &Trial) -> Result<String> {
+    let server = trial.server()?;
+    let mut app = watching(trial, &server)?;
+    let nats = trial.client(&server)?;
+    let bucket = trial.block_on(bucket(&nats))?;
+    for what in ["maybe", "", "TRUE", "1", "a delete", "a purge"] {
+        trial.block_on(bucket.put(KEY, "true".into()))?;
+        says(&mut app, true, SOON)?;
+        trial.block_on(async {
+            match what {
+                "a delete" => bucket.delete(KEY).await?,
+                "a purge" => bucket.purge(KEY).await?,
+                value => {
+                    bucket.put(KEY, value.to_owned().into()).await?;
+                }
+            }
+            anyhow::Ok(())
+        })?;
+        says(&mut app, false, SOON).map_err(|flaw| {
+            let what = if what.starts_with("a ") { what.to_owned() } else { format!("the value {what:?}") };
+            Flaw { figure: format!("{what} does not turn it off"), ..flaw }
+                .did(format!("The value was true, and then came {what}."))
+                .likely("Whatever is not true means off: an entry's operation tells a delete from a value.")
+        })?;
+    }
+    app.signal(Signal::TERM);
+    Ok("6 of 6 kinds mean off".into())
+}

@@ -1,0 +1,85 @@
+//! The roles, one file for each.
+
+pub mod config_admin;
+pub mod config_app;
+pub mod log_worker;
+pub mod math_server;
+pub mod order_consumer;
+pub mod order_publisher;
+mod orders;
+mod switch;
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+use testkit::{Server, Signal};
+
+use crate::instance::Instance;
+use crate::verdict::{Flaw, shown};
+use crate::{Role, Trial};
+
+/// Returns all roles.
+#[must_use]
+pub fn roles() -> &'static [&'static Role] {
+    &[
+        &log_worker::ROLE,
+        &math_server::ROLE,
+        &order_publisher::ROLE,
+        &order_consumer::ROLE,
+        &config_app::ROLE,
+        &config_admin::ROLE,
+    ]
+}
+
+/// Returns the role of this name.
+#[must_use]
+pub fn role(name: &str) -> Option<&'static Role> {
+    roles().iter().copied().find(|role| role.name == name)
+}
+
+/// Starts the program once.
+fn starts(trial: &Trial, subject: &str) -> Result<String> {
+    let server = trial.server()?;
+    let begun = Instant::now();
+    let _instance = trial.launch(&server).ready(subject)?;
+    Ok(format!("subscribed after {}", shown(begun.elapsed())))
+}
+
+/// Tells an idle program to stop, by each of the two signals.
+fn ends(trial: &Trial, start: impl Fn(&Trial, &Server) -> Result<Instance>) -> Result<String> {
+    let server = trial.server()?;
+    let mut longest = Duration::ZERO;
+    for (name, signal) in SIGNALS {
+        let mut instance = start(trial, &server)?;
+        instance.signal(signal);
+        longest = longest.max(instance.ends_well((name, Instant::now()))?);
+    }
+    Ok(format!("ended within {}", shown(longest)))
+}
+
+/// Tells an idle program to stop while nats-server is away.
+fn ends_without_nats_server(
+    trial: &Trial,
+    start: impl Fn(&Trial, &Server) -> Result<Instance>,
+) -> Result<String> {
+    let mut server = trial.server()?;
+    let mut instance = start(trial, &server)?;
+    server.kill()?;
+    // Time to notice, and to be busy with connecting again.
+    std::thread::sleep(Duration::from_millis(500));
+    if let Some(end) = instance.end()? {
+        bail!(
+            Flaw::new("it ended with its connection")
+                .did("nats-server was killed.")
+                .saw(end)
+                .likely(
+                    "A connection that is lost is no reason to end: client libraries connect again."
+                )
+        );
+    }
+    instance.signal(Signal::TERM);
+    let took = instance.ends_well(("SIGTERM while nats-server was away", Instant::now()))?;
+    Ok(format!("ended after {}", shown(took)))
+}
+
+const SIGNALS: [(&str, Signal); 2] = [("SIGTERM", Signal::TERM), ("SIGINT", Signal::INT)];
