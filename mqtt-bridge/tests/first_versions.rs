@@ -6,9 +6,8 @@ mod support;
 
 use std::collections::HashSet;
 use std::io::{Write, stderr};
-use std::process::Command;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use testkit::{Program, Server, example};
 
 use support::{BACKEND, Mqtt, PATIENCE, RECORDER, SENSOR, ready, seqs, spawn};
@@ -29,14 +28,6 @@ fn first_backend(server: &Server, others: usize) -> Result<Program> {
     backend.expect("waiting for readings on device.temp")?;
     server.wait_for_subscriptions("device.temp", others + 1)?;
     Ok(backend)
-}
-
-/// Sends a signal to nats-server, as `pkill -x nats-server` does by name.
-fn signal(server: &mut Server, signal: &str) -> Result<()> {
-    let id = server.id()?.to_string();
-    let status = Command::new("kill").args([signal, &id]).status()?;
-    ensure!(status.success(), "cannot send {signal} to nats-server");
-    Ok(())
 }
 
 /// The numbers of one sensor's readings that the stream `readings` holds, in its order.
@@ -112,7 +103,7 @@ fn the_first_sensor_drops_what_is_unacknowledged_when_its_broker_restarts() -> R
     sensor.expect("#2: ")?;
     first_sensor.expect("#2: ")?;
     // A broker that still accepts bytes and handles none of them, and then dies: `pkill -STOP`.
-    signal(&mut server, "-STOP")?;
+    server.suspend()?;
     // The next reading may have been handled already. Those after it are not.
     let handled = seqs(&first_sensor.stdout()).last().copied().unwrap_or(0) + 1;
     let lost = handled + 1..=handled + 3;

@@ -169,6 +169,16 @@ impl Server {
         self.end(Signal::TERM)
     }
 
+    /// Suspends the server: it accepts bytes, and handles none of them. [`kill`](Self::kill) ends it
+    /// nevertheless.
+    ///
+    /// # Errors
+    ///
+    /// If it is not running.
+    pub fn suspend(&mut self) -> Result<()> {
+        self.process()?.signal(Signal::STOP)
+    }
+
     fn end(&mut self, signal: Signal) -> Result<()> {
         let process = self.process()?;
         process.signal(signal)?;

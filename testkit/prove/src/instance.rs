@@ -111,6 +111,12 @@ impl<'a> Launch<'a> {
         self
     }
 
+    /// Adds one argument as it is.
+    pub fn arg(mut self, arg: &str) -> Self {
+        self.command.arg(arg);
+        self
+    }
+
     /// Notes which ids it names.
     pub fn watched(mut self, seen: &Seen) -> Self {
         self.seen = Some(seen.clone());

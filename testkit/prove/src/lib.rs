@@ -28,7 +28,7 @@ mod verdict;
 pub use instance::{Candidate, End, Instance, Launch};
 pub use leftovers::Orphans;
 pub use roles::{math_server, role, roles};
-pub use run::{Event, Plan, Verdict, run};
+pub use run::{Event, Plan, Verdict, failing, run};
 pub use seen::Seen;
 pub use trial::Trial;
 pub use verdict::Flaw;

@@ -1,12 +1,14 @@
 //! Runs the checks of a role, several at a time.
 
-use std::path::PathBuf;
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::channel;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, anyhow};
+use anyhow::{Context, Result, anyhow};
 
 use crate::instance::Candidate;
 use crate::trial::Trial;
@@ -28,12 +30,10 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// All checks of a role.
+    /// All checks of a role. The candidate's output is kept in `folder`.
     #[must_use]
-    pub fn new(role: &Role) -> Self {
-        let folder =
-            std::env::temp_dir().join(format!("prove-{}-{}", role.name, std::process::id()));
-        Self { checks: role.checks.iter().collect(), seed: 1, folder }
+    pub fn new(role: &Role, folder: impl Into<PathBuf>) -> Self {
+        Self { checks: role.checks.iter().collect(), seed: 1, folder: folder.into() }
     }
 }
 
@@ -65,6 +65,25 @@ impl Verdict {
             Err(flaw) => &flaw.figure,
         }
     }
+}
+
+/// Makes all checks of a role with one program, and returns the names of those that fail, each with
+/// what is wrong.
+///
+/// # Errors
+///
+/// If there is no such role, or a check could not be made.
+pub fn failing(
+    role: &str,
+    program: impl AsRef<OsStr>,
+    folder: impl Into<PathBuf>,
+) -> Result<BTreeMap<&'static str, Flaw>> {
+    let role = crate::role(role).with_context(|| format!("there is no role {role}"))?;
+    let name = Path::new(program.as_ref()).file_name().unwrap_or_default().to_owned();
+    let plan = Plan::new(role, folder.into().join(name));
+    let verdicts = run(&plan, &Candidate::new([program.as_ref()])?, |_| ())?;
+    let flaw = |verdict: Verdict| Some((verdict.check.name, verdict.result.err()?));
+    Ok(verdicts.into_iter().filter_map(flaw).collect())
 }
 
 /// What happens while checks are made.

@@ -81,12 +81,12 @@ fn states(app: &Instance) -> Vec<bool> {
     let state = |line: &String| {
         let line = line.to_lowercase();
         let words = line.split(|c: char| !c.is_alphanumeric() && c != '_');
-        let states = words.filter_map(|word| match word {
+        let mut states = words.filter_map(|word| match word {
             "on" | "true" => Some(true),
             "off" | "false" => Some(false),
             _ => None,
         });
-        states.last()
+        states.next_back()
     };
     let mut states: Vec<bool> = app.stdout().iter().filter_map(state).collect();
     states.dedup();

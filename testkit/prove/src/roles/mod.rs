@@ -7,6 +7,9 @@ pub mod math_server;
 pub mod order_consumer;
 pub mod order_publisher;
 mod orders;
+mod readings;
+pub mod recorder;
+pub mod sensor;
 mod switch;
 
 use std::time::{Duration, Instant};
@@ -28,6 +31,8 @@ pub fn roles() -> &'static [&'static Role] {
         &order_consumer::ROLE,
         &config_app::ROLE,
         &config_admin::ROLE,
+        &sensor::ROLE,
+        &recorder::ROLE,
     ]
 }
 
