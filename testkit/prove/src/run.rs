@@ -171,7 +171,7 @@ fn not_made(plan: &Plan, check: &'static Check) -> Verdict {
 fn judge(plan: &Plan, candidate: &Candidate, check: &'static Check) -> Result<Verdict> {
     let begun = Instant::now();
     let folder = plan.folder.join(check.name);
-    let trial = Trial::new(candidate, &folder, plan.seed)?;
+    let trial = Trial::new(candidate, folder.clone(), plan.seed)?;
     let result = match trial.run(check) {
         Ok(figure) => Ok(figure),
         Err(error) => match error.downcast::<Flaw>() {

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::future::Future;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::{Context, Result};
@@ -25,11 +25,18 @@ pub struct Trial {
 }
 
 impl Trial {
-    pub(crate) fn new(candidate: &Candidate, folder: &Path, seed: u64) -> Result<Self> {
-        fs::create_dir_all(folder).with_context(|| format!("cannot write {}", folder.display()))?;
+    /// Prepares a check of this candidate, whose output is kept in `folder`.
+    ///
+    /// # Errors
+    ///
+    /// If the folder cannot be made, or the runtime of the check's clients not be started.
+    pub fn new(candidate: &Candidate, folder: impl Into<PathBuf>, seed: u64) -> Result<Self> {
+        let folder = folder.into();
+        fs::create_dir_all(&folder)
+            .with_context(|| format!("cannot write {}", folder.display()))?;
         Ok(Self {
             candidate: candidate.clone(),
-            folder: folder.to_owned(),
+            folder,
             // One for the clients' connections; the check itself runs on its own thread.
             runtime: Builder::new_multi_thread().worker_threads(1).enable_all().build()?,
             seed,

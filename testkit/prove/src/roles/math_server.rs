@@ -471,7 +471,6 @@ impl Load {
     }
 }
 
-/// Stops and starts servers in turns: the next one is there before the oldest is stopped.
 fn rolling_restarts(trial: &Trial, delay: Duration, restarts: usize) -> Result<String> {
     let server = trial.server()?;
     let link = Link::to(server.port())?;
@@ -481,9 +480,25 @@ fn rolling_restarts(trial: &Trial, delay: Duration, restarts: usize) -> Result<S
         let launch = if delay.is_zero() { launch } else { launch.url(&link.url()) };
         launch.ready(SUBJECT)
     };
-    let mut servers = VecDeque::from([start()?, start()?]);
-    let nats = trial.client(&server)?;
-    let load = Load::start(trial, &nats);
+    let servers = [start()?, start()?];
+    let load = Load::start(trial, &trial.client(&server)?);
+    restart_in_turns(trial, load, servers, restarts, start)
+}
+
+/// Stops and starts servers in turns: the next one is there before the oldest is stopped. Returns
+/// how many requests were answered meanwhile.
+///
+/// # Errors
+///
+/// A [`Flaw`] if a request gets no reply, or a server does not end well.
+pub fn restart_in_turns(
+    trial: &Trial,
+    load: Load,
+    servers: impl Into<VecDeque<Instance>>,
+    restarts: usize,
+    mut start: impl FnMut() -> Result<Instance>,
+) -> Result<String> {
+    let mut servers = servers.into();
     let mut stopped: Vec<(Instance, Instant)> = Vec::new();
     for _ in 0..restarts {
         load.goes_on()?;
