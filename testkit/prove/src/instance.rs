@@ -369,15 +369,26 @@ impl Instance {
             );
         }
         if ended.code() != Some(0) {
-            let figure = match ended.code() {
-                Some(_) => format!("it {} after {what}", how(&ended)),
-                None => "the signal itself ends it".to_owned(),
+            let (figure, likely) = match ended.code() {
+                Some(_) => (
+                    format!("it {} after {what}", how(&ended)),
+                    "An error at the end ends it. Exit code 0 tells a service manager that nothing was left undone.",
+                ),
+                None => (
+                    "the signal itself ends it".to_owned(),
+                    "A program that does not handle the signal is ended by it: with whatever it holds.",
+                ),
             };
             bail!(
                 Flaw::new(figure)
                     .did(format!("It got {what}."))
-                    .saw(format!("It {} {} later.{}", how(&ended), shown(took), last_words(&ended.stderr)))
-                    .likely("A program that does not handle the signal is ended by it: with whatever it holds. Exit code 0 tells a service manager that nothing was left undone.")
+                    .saw(format!(
+                        "It {} {} later.{}",
+                        how(&ended),
+                        shown(took),
+                        last_words(&ended.stderr)
+                    ))
+                    .likely(likely)
             );
         }
         let left = leftovers::marked(&self.mark).len();
