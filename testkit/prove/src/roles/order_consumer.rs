@@ -249,10 +249,13 @@ fn killed(trial: &Trial) -> Result<String> {
     let mut consumer = trial.launch(&server).watched(&seen).start()?;
     let all = EACH * KILLS;
     let ids: Vec<String> = (1..=all).map(id).collect();
-    let begun = Instant::now();
+    let (begun, mut since_over) = (Instant::now(), None);
     let (missing, repeated) = loop {
+        since_over = if is_over()? { since_over.or(Some(Instant::now())) } else { None };
+        // The last lines need a moment to be read.
+        let is_settled = since_over.is_some_and(|since| since.elapsed() > Duration::from_secs(1));
         let counts = seen.missing_and_repeated(ids.iter().map(String::as_str));
-        let is_late = begun.elapsed() > TAKEN_AGAIN || begun.elapsed() > BACK && is_over()?;
+        let is_late = is_settled || begun.elapsed() > TAKEN_AGAIN;
         if counts.0 == 0 || is_late || consumer.end()?.is_some() {
             break counts;
         }
