@@ -15,6 +15,7 @@ use anyhow::{Context, Result, ensure};
 use clap::Args;
 use prove::{Candidate, Check, Event, Flaw, Orphans, Plan, Role, Verdict};
 use serde_json::json;
+use textwrap::WordSplitter;
 
 use crate::workspace::{cargo, line_of, root};
 
@@ -178,9 +179,12 @@ impl Screen {
             let words = call.command.iter().map(|word| word.to_string_lossy());
             let command = words.collect::<Vec<_>>().join(" ");
             let line = format!(
-                "{}: {command}\n{} checks with seed {}, against nats-server {}\n",
+                "{}: {command}\n{} with seed {}, against nats-server {}\n",
                 call.role,
-                plan.checks.len(),
+                match plan.checks.len() {
+                    1 => "1 check".to_owned(),
+                    count => format!("{count} checks"),
+                },
                 call.seed,
                 testkit::VERSION
             );
@@ -256,7 +260,10 @@ fn paragraph(verdict: &Verdict, names: usize, verbose: bool) -> String {
 
 fn wrapped(begin: &str, text: &str, indent: usize) -> String {
     let indent = " ".repeat(indent);
-    let options = textwrap::Options::new(WIDTH).initial_indent(begin).subsequent_indent(&indent);
+    let options = textwrap::Options::new(WIDTH)
+        .word_splitter(WordSplitter::NoHyphenation)
+        .initial_indent(begin)
+        .subsequent_indent(&indent);
     textwrap::fill(text, options) + "\n"
 }
 

@@ -92,6 +92,23 @@ fn a_failed_check_explains_itself_in_80_columns() -> Result<()> {
 }
 
 #[test]
+fn the_session_on_the_page_is_what_is_printed() -> Result<()> {
+    let page = fs::read_to_string("../PROVE.md")?;
+    let (_, session) = page.split_once("```console\n$ cargo xtask prove ").context("no session")?;
+    let (session, _) = session.split_once("```").context("no end")?;
+    let (call, expected) = session.split_once('\n').context("no output")?;
+    let (flags, example) =
+        call.split_once("cargo run -p rpc --example ").context("no example in the call")?;
+    let programs = Path::new(env!("CARGO_BIN_EXE_xtask")).parent().context("no folder")?;
+    let example = programs.join("examples").join(example).display().to_string();
+    let args: Vec<&str> = flags.split_whitespace().chain([example.as_str()]).collect();
+    let ended = prove(&args)?;
+    let printed = ended.stdout.iter().map(|line| format!("{line}\n")).collect::<String>();
+    ensure!(testkit::is_match(expected, &printed), "{printed}\n{:?}", ended.stderr);
+    Ok(())
+}
+
+#[test]
 #[cfg(target_os = "linux")]
 fn a_process_without_its_environment_is_killed_too() -> Result<()> {
     let folder = tempfile::tempdir()?;
