@@ -518,7 +518,7 @@ pub fn restart_in_turns(
             Flaw::new(format!("{missing} of {all} requests got no reply"))
                 .did(format!("{IN_FLIGHT} requests were kept in flight. {restarts} times a new copy was started, and the oldest one got SIGTERM when nats-server knew the new one's subscription."))
                 .saw(format!("{missing} of {all} requests had no reply after {}. {end}", shown(MISSING)))
-                .likely("Requests that nats-server had handed to the copy, or was about to, were not answered. `unsubscribe` and `drain` end too early in most client libraries: read on until nothing can be on its way any more, then answer, flush and end.")
+                .likely("Requests that nats-server had handed to the copy, or was about to, were not answered. `unsubscribe` ends too early, and in some client libraries `drain` does, too: read on until nothing can be on its way any more, then answer, flush and end.")
         );
     }
     let ends = ends.into_iter().collect::<Result<Vec<_>>>()?;
