@@ -513,11 +513,13 @@ pub fn restart_in_turns(
     let ends: Vec<Result<Duration>> =
         stopped.iter_mut().map(|(math, told)| math.ends_well(("SIGTERM", *told))).collect();
     if missing > 0 {
-        let end = stopped[0].0.end()?.unwrap_or_else(|| "The first one runs on.".into());
+        let bad = ends.iter().position(Result::is_err);
+        let end = stopped[bad.unwrap_or(0)].0.end()?.unwrap_or_else(|| "It runs on.".into());
+        let who = if bad.is_some() { "One of the copies did not end well." } else { "" };
         bail!(
             Flaw::new(format!("{missing} of {all} requests got no reply"))
                 .did(format!("{IN_FLIGHT} requests were kept in flight. {restarts} times a new copy was started, and the oldest one got SIGTERM when nats-server knew the new one's subscription."))
-                .saw(format!("{missing} of {all} requests had no reply after {}. {end}", shown(MISSING)))
+                .saw(format!("{missing} of {all} requests had no reply after {}. {who} {end}", shown(MISSING)))
                 .likely("Requests that nats-server had handed to the copy, or was about to, were not answered. `unsubscribe` ends too early, and in some client libraries `drain` does, too: read on until nothing can be on its way any more, then answer, flush and end.")
         );
     }
@@ -585,7 +587,6 @@ fn answers_again(
 }
 
 fn slow_link(trial: &Trial) -> Result<String> {
-    const REQUESTS: u64 = 640;
     let server = trial.server()?;
     let link = Link::to(server.port())?;
     link.delay(Duration::from_millis(150));
@@ -597,12 +598,12 @@ fn slow_link(trial: &Trial) -> Result<String> {
         load.goes_on()?;
     }
     let (answered, missing) = load.end(trial)?;
-    if missing > 0 || answered < REQUESTS {
+    if missing > 0 {
         bail!(
             Flaw::new(format!("{missing} of {} requests got no reply", answered + missing))
                 .did(format!("{IN_FLIGHT} requests were kept in flight for 3 s, over a link on which each byte takes 150 ms."))
                 .saw(format!("{answered} were answered."))
-                .likely("A time-out in the program is shorter than a round trip, or it waits for one round trip for each request.")
+                .likely("A time-out in the program is shorter than a round trip.")
         );
     }
     Ok(format!("0 of {answered} without a reply"))
