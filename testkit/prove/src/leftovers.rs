@@ -47,7 +47,7 @@ fn processes() -> impl Iterator<Item = i32> {
 
 /// While this value lives, processes whose parents have ended become children of this process. When
 /// it is dropped, they are killed, and every other child of this process: one that has cleared its
-/// environment is not [marked](mark).
+/// environment is not recognised otherwise.
 ///
 /// Does nothing on systems other than Linux.
 #[derive(Debug)]
