@@ -4,7 +4,7 @@
 use anyhow::Result;
 use testkit::example;
 
-/// Where the output of the programs is kept.
+/// Folder for the output of the programs.
 const KEPT: &str = concat!(env!("CARGO_TARGET_TMPDIR"), "/prove");
 
 #[test]

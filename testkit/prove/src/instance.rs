@@ -35,7 +35,7 @@ pub struct Candidate {
 }
 
 impl Candidate {
-    /// Takes a program and its arguments. None of them may be empty of words.
+    /// Takes a program and its arguments.
     ///
     /// # Errors
     ///
@@ -79,11 +79,11 @@ impl Candidate {
 /// How a copy of the candidate is started.
 #[must_use]
 pub struct Launch<'a> {
-    pub(crate) server: &'a Server,
-    pub(crate) command: Command,
-    pub(crate) seen: Option<Seen>,
-    pub(crate) mark: String,
-    pub(crate) kept: PathBuf,
+    server: &'a Server,
+    command: Command,
+    seen: Option<Seen>,
+    mark: String,
+    kept: PathBuf,
 }
 
 impl<'a> Launch<'a> {

@@ -52,7 +52,7 @@ pub struct Check {
     pub name: &'static str,
     /// What has to hold, as a sentence.
     pub claim: &'static str,
-    /// Where it is explained: a README and a heading in it, `rpc/README.md#what-the-service-adds`.
+    /// Link to the explanation, a README and a heading in it: `rpc/README.md#what-the-service-adds`.
     pub lesson: &'static str,
     /// Makes the check. Returns what it has measured, or a [`Flaw`]; another error means that the
     /// check could not be made.

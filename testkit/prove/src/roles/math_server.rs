@@ -257,7 +257,7 @@ fn still_right(trial: &Trial, nats: &Client, math: &mut Instance, after: &str) -
             Flaw::new(format!("a good request gets {came} after {after}"))
                 .did(format!("It got {after}, and then a good request."))
                 .saw(format!("The good request got {came}. {end}"))
-                .likely("What went wrong in one message has ended the loop, or the task that takes requests. Anybody can publish on a subject.")
+                .likely("An error in one message has ended the loop that takes requests. Any client can publish on a subject.")
         );
     }
     Ok(())

@@ -381,7 +381,7 @@ fn stream_missing(trial: &Trial) -> Result<String> {
     let (server, seen) = (trial.server()?, seen());
     let nats = trial.client(&server)?;
     let did = "It was started when there was no stream. 1.5 s later the stream was created, and 10 orders were stored.";
-    let likely = "A missing stream is no error for a consumer: whoever publishes creates it. Wait for it, and look again.";
+    let likely = "A missing stream is no error for a consumer: the publisher creates it. Wait for it, and look again.";
     let mut consumer = trial.launch(&server).watched(&seen).start()?;
     thread::sleep(Duration::from_millis(1_500));
     if let Some(end) = consumer.end()? {
