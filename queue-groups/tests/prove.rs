@@ -22,3 +22,17 @@ fn first_log_worker_fails_these_checks() -> Result<()> {
     assert!(failing.keys().eq(&expected), "{failing:#?}");
     Ok(())
 }
+
+#[test]
+fn log_publisher_holds_every_check() -> Result<()> {
+    let failing = prove::failing("log-publisher", env!("CARGO_BIN_EXE_log-publisher"), KEPT)?;
+    assert!(failing.is_empty(), "{failing:#?}");
+    Ok(())
+}
+
+#[test]
+fn first_log_publisher_fails_these_checks() -> Result<()> {
+    let failing = prove::failing("log-publisher", example("first-log-publisher"), KEPT)?;
+    assert!(failing.keys().eq(&["denied"]), "{failing:#?}");
+    Ok(())
+}

@@ -35,3 +35,17 @@ fn first_math_server_fails_these_checks() -> Result<()> {
     assert!(failing.keys().eq(&expected), "{failing:#?}");
     Ok(())
 }
+
+#[test]
+fn math_client_holds_every_check() -> Result<()> {
+    let failing = prove::failing("math-client", env!("CARGO_BIN_EXE_math-client"), KEPT)?;
+    assert!(failing.is_empty(), "{failing:#?}");
+    Ok(())
+}
+
+#[test]
+fn first_math_client_fails_these_checks() -> Result<()> {
+    let failing = prove::failing("math-client", example("first-math-client"), KEPT)?;
+    assert!(failing.keys().eq(&["tells-apart"]), "{failing:#?}");
+    Ok(())
+}

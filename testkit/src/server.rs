@@ -179,6 +179,15 @@ impl Server {
         self.process()?.signal(Signal::STOP)
     }
 
+    /// Ends [`suspend`](Self::suspend): the server handles what has come meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// If it is not running.
+    pub fn resume(&mut self) -> Result<()> {
+        self.process()?.signal(Signal::CONT)
+    }
+
     fn end(&mut self, signal: Signal) -> Result<()> {
         let process = self.process()?;
         process.signal(signal)?;

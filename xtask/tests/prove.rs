@@ -16,7 +16,10 @@ fn prove(args: &[&str]) -> Result<Ended> {
 #[test]
 fn a_wrong_call_says_what_is_wrong_and_exits_with_2() -> Result<()> {
     for (args, reason) in [
-        (&["math-sever", "true"][..], "there is no role \"math-sever\"; there are: log-worker"),
+        (
+            &["math-sever", "true"][..],
+            "there is no role \"math-sever\"; there are: hello, log-publisher",
+        ),
         (&["math-server", "--only", "x", "true"], "math-server has no check \"x\""),
         (&["math-server"], "name the program to run"),
         (&["math-server", "--", "no-such-program"], "there is no program no-such-program"),

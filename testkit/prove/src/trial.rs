@@ -59,6 +59,15 @@ impl Trial {
         Ok(Server::start()?.quiet())
     }
 
+    /// Starts a private server with this text in its configuration file.
+    ///
+    /// # Errors
+    ///
+    /// If it does not start.
+    pub fn server_with(&self, config: &str) -> Result<Server> {
+        Ok(Server::options().config(config).start()?.quiet())
+    }
+
     /// Prepares a copy of the candidate that is to use this server.
     pub fn launch<'a>(&self, server: &'a Server) -> Launch<'a> {
         let number = self.copies.fetch_add(1, Ordering::Relaxed) + 1;

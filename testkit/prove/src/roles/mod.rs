@@ -2,7 +2,10 @@
 
 pub mod config_admin;
 pub mod config_app;
+pub mod hello;
+pub mod log_publisher;
 pub mod log_worker;
+pub mod math_client;
 pub mod math_server;
 pub mod order_consumer;
 pub mod order_publisher;
@@ -25,7 +28,10 @@ use crate::{Role, Trial};
 #[must_use]
 pub fn roles() -> &'static [&'static Role] {
     &[
+        &hello::ROLE,
+        &log_publisher::ROLE,
         &log_worker::ROLE,
+        &math_client::ROLE,
         &math_server::ROLE,
         &order_publisher::ROLE,
         &order_consumer::ROLE,
@@ -48,6 +54,39 @@ fn starts(trial: &Trial, subject: &str) -> Result<String> {
     let begun = Instant::now();
     let _instance = trial.launch(&server).ready(subject)?;
     Ok(format!("subscribed after {}", shown(begun.elapsed())))
+}
+
+/// The configuration of a server that lets a program publish on any subject but this one.
+fn without_publishing(subject: &str) -> String {
+    format!(
+        r#"authorization {{ users: [
+            {{ user: candidate, password: prove, permissions: {{ publish: {{ deny: "{subject}" }} }} }}
+        ] }}
+        no_auth_user: candidate"#
+    )
+}
+
+/// Runs a program to its end against a server that denies what it does.
+fn denied(trial: &Trial, config: &str, flags: &str) -> Result<String> {
+    const LIMIT: Duration = Duration::from_secs(5);
+    let server = trial.server_with(config)?;
+    let mut instance = trial.launch(&server).args(flags).start()?;
+    let begun = Instant::now();
+    let end = instance.ends_by_itself(LIMIT);
+    let (code, saw) = match end {
+        Ok(end) => (end.code, end.text),
+        Err(_) => (None, format!("{} later it ran.", shown(begun.elapsed()))),
+    };
+    if code != Some(1) || instance.stderr().is_empty() {
+        let said = instance.stdout().last().cloned().unwrap_or_default();
+        bail!(
+            Flaw::new("a denial looks like success")
+                .did("nats-server did not let it publish.")
+                .saw(format!("{saw} The last line of its stdout was `{said}`."))
+                .likely("`publish` returns Ok before nats-server has seen the message. The one sign of a denial is an event of the connection, \"Permissions Violation\": wait until nats-server has answered, and look whether there was one.")
+        );
+    }
+    Ok(format!("exit code 1 after {}", shown(begun.elapsed())))
 }
 
 /// Tells an idle program to stop, by each of the two signals.

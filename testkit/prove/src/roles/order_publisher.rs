@@ -36,6 +36,12 @@ pub const ROLE: Role = Role {
             run: starts,
         },
         Check {
+            name: "disk-full",
+            claim: "nats-server has room for some orders only: these are reported, and exit code 1",
+            lesson: LESSON,
+            run: disk_full,
+        },
+        Check {
             name: "three-kills",
             claim: "what it reports is stored, once, through three kills of nats-server",
             lesson: LESSON,
@@ -138,6 +144,30 @@ fn starts(trial: &Trial) -> Result<String> {
         );
     }
     Ok(format!("10 of 10 orders stored, after {}", shown(begun.elapsed())))
+}
+
+fn disk_full(trial: &Trial) -> Result<String> {
+    let server = trial.server_with(
+        "accounts { ORDERS {
+            users: [ { user: candidate, password: prove } ]
+            jetstream { max_file: 1KB, max_memory: 1KB }
+        } }
+        no_auth_user: candidate",
+    )?;
+    let mut publisher = trial.launch(&server).args("--count 100 --storage file").start()?;
+    let end = publisher.ends_by_itself(GIVES_UP)?;
+    let nats = trial.client(&server)?;
+    let ids = trial.block_on(stored(&nats))?;
+    let it = Comparison::new(&publisher, &ids);
+    if it.missing > 0 || it.reported != ids.len() || ids.is_empty() || end.code != Some(1) {
+        bail!(
+            Flaw::new(format!("{} orders reported, {} stored", it.reported, it.stored))
+                .did("nats-server had 1 KB for streams. It was started with --count 100 --storage file.")
+                .saw(format!("{} It had reported {} orders; the stream holds {}.", end.text, it.reported, it.stored))
+                .likely("`publish` sends an order, and what it returns is a promise: await it too, and nats-server's answer is there. It may be a refusal. Only then is the order stored, and can be reported.")
+        );
+    }
+    Ok(format!("{} reported, {} stored, exit code 1", it.reported, it.stored))
 }
 
 fn three_kills(trial: &Trial) -> Result<String> {

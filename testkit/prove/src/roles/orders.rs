@@ -16,7 +16,7 @@ pub(super) const STREAM: &str = "playgrnd_stream";
 pub(super) const CREATED: &str = "orders.created";
 pub(super) const DURABLE: &str = "order_processor";
 
-/// Creates the stream, on disk: it survives nats-server.
+/// Creates the stream.
 pub(super) async fn create(nats: &Client, storage: StorageType) -> Result<()> {
     let config = stream::Config {
         name: STREAM.into(),

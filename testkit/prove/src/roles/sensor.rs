@@ -39,6 +39,12 @@ pub const ROLE: Role = Role {
             run: starts,
         },
         Check {
+            name: "slow-broker",
+            claim: "a broker that stands still for 2 s: it exits when all readings are acknowledged",
+            lesson: LESSON,
+            run: slow_broker,
+        },
+        Check {
             name: "broker-killed",
             claim: "QoS 1 through three kills of the broker: every reading arrives",
             lesson: LESSON,
@@ -124,6 +130,41 @@ fn starts(trial: &Trial) -> Result<String> {
         );
     }
     Ok(format!("10 of 10 readings in {}", shown(begun.elapsed())))
+}
+
+fn slow_broker(trial: &Trial) -> Result<String> {
+    const STANDS_STILL: Duration = Duration::from_secs(2);
+    let mut server = broker(trial)?;
+    let flags = format!("--id {ID} --count 20 --interval 10ms --qos 1");
+    let mut sensor = trial.launch(&server).args(&flags).start()?;
+    sensor.wait(SENT, "a reading arrived", || Ok((count(&server)? > 0).then_some(())))?;
+    server.suspend()?;
+    let begun = Instant::now();
+    while begun.elapsed() < STANDS_STILL && sensor.is_running()? {
+        thread::sleep(Duration::from_millis(5));
+    }
+    let early = sensor.end()?;
+    if early.is_some() {
+        // What nobody waits for is lost with the broker.
+        server.kill()?;
+        server.restart()?;
+    } else {
+        server.resume()?;
+    }
+    let end = sensor.ends_by_itself(SENT)?;
+    let seqs = seqs(trial, &server)?;
+    // First versions take no flags, and send ten.
+    let expected = if sensor.stdout().iter().any(|line| line.contains(ID)) { 20 } else { 10 };
+    let missing = (1..=expected).filter(|seq| !seqs.contains(seq)).count();
+    if early.is_some() || missing > 0 || end.code != Some(0) {
+        bail!(
+            Flaw::new(format!("{missing} of {expected} readings never arrived"))
+                .did(format!("It was started with {flags}. After the first reading the broker stood still{}.", if early.is_some() { ", and was killed when the sensor had ended" } else { " for 2 s" }))
+                .saw(format!("{} {missing} readings had not been acknowledged, and are lost.", end.text))
+                .likely("`publish` puts a reading into a queue of the client. The broker has it when its PUBACK is there: count those, and end when there is one for each reading.")
+        );
+    }
+    Ok(format!("0 of {expected} readings missing"))
 }
 
 fn broker_killed(trial: &Trial) -> Result<String> {
