@@ -1,0 +1,51 @@
+//! 04 The obvious way out
+//!
+//! When a new version is rolled out, each worker gets SIGTERM. This one is
+//! well behaved: it unsubscribes, so that nats-server gives the next entries
+//! to the other workers, and then it ends. Still, entries are missing after
+//! each roll-out, more of them the busier the machine is.
+//!
+//! Make it handle everything that nats-server had given to it, then end.
+
+use async_nats::Message;
+use futures::{FutureExt, StreamExt};
+use serde_json::Value;
+use tokio::signal::unix::{SignalKind, signal};
+
+#[tokio::main]
+async fn main() -> Result<(), async_nats::Error> {
+    let url = std::env::var("NATS_URL").unwrap_or("localhost:4222".into());
+    let client = async_nats::connect(url).await?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let group = "log_workers".into();
+    let mut logs = client.queue_subscribe("logs.process", group).await?;
+
+    loop {
+        let message = tokio::select! {
+            message = logs.next() => message,
+            _ = terminate.recv() => {
+                // For nats-server this number means now; the library reads on.
+                logs.unsubscribe_after(u64::MAX).await?;
+                // Published after it, this comes back behind the last entry.
+                let inbox = client.new_inbox();
+                let mut echo = client.subscribe(inbox.clone()).await?;
+                client.publish(inbox, "".into()).await?;
+                echo.next().await;
+                while let Some(Some(message)) = logs.next().now_or_never() {
+                    handle(&message);
+                }
+                break;
+            }
+        };
+        let Some(message) = message else { break };
+        handle(&message);
+    }
+    client.flush().await?;
+    Ok(())
+}
+
+fn handle(message: &Message) {
+    if let Ok(log) = serde_json::from_slice::<Value>(&message.payload) {
+        println!("log {} {}", log["id"], log["message"]);
+    }
+}
