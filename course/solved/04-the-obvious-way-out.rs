@@ -8,7 +8,7 @@
 //! Make it handle everything that nats-server had given to it, then end.
 
 use async_nats::Message;
-use futures::{FutureExt, StreamExt};
+use futures::StreamExt;
 use serde_json::Value;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -24,17 +24,16 @@ async fn main() -> Result<(), async_nats::Error> {
         let message = tokio::select! {
             message = logs.next() => message,
             _ = terminate.recv() => {
-                // For nats-server this number means now; the library reads on.
+                // To nats-server this number means now; the library reads on.
                 logs.unsubscribe_after(u64::MAX).await?;
                 // Published after it, this comes back behind the last entry.
                 let inbox = client.new_inbox();
                 let mut echo = client.subscribe(inbox.clone()).await?;
                 client.publish(inbox, "".into()).await?;
                 echo.next().await;
-                while let Some(Some(message)) = logs.next().now_or_never() {
-                    handle(&message);
-                }
-                break;
+                // All entries are here: `next` yields them, and then ends.
+                logs.unsubscribe().await?;
+                continue;
             }
         };
         let Some(message) = message else { break };

@@ -40,7 +40,9 @@ async fn main() -> Result<(), async_nats::Error> {
                 let mut headers = HeaderMap::new();
                 headers.insert("Nats-Service-Error-Code", code);
                 headers.insert("Nats-Service-Error", text);
-                client.publish_with_headers(reply, headers, "".into()).await?;
+                client
+                    .publish_with_headers(reply, headers, "".into())
+                    .await?;
             }
         }
     }

@@ -27,7 +27,9 @@ async fn main() -> Result<(), async_nats::Error> {
         Ok(reply) => reply,
         Err(error) => match error.kind() {
             RequestErrorKind::NoResponders => return Err("no server".into()),
-            RequestErrorKind::TimedOut => return Err("no reply in time".into()),
+            RequestErrorKind::TimedOut => {
+                return Err("no reply in time".into());
+            }
             _ => return Err(error.into()),
         },
     };

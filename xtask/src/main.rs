@@ -2,9 +2,11 @@
 
 mod check;
 mod demo;
+mod learn;
 mod new;
 mod prove;
 mod up;
+mod verdicts;
 mod workspace;
 
 use std::io::Write;
@@ -67,6 +69,8 @@ enum Task {
     },
     /// Breaks a program, in any language, and says what was lost
     Prove(prove::Call),
+    /// Programs with one flaw each: find it, mend it, have it checked
+    Learn(learn::Call),
     /// Checks format, lints, documentation and dependencies: run it before a commit
     Check,
 }
@@ -93,6 +97,7 @@ fn run(task: Task) -> Result<ExitCode> {
             new::run(&experiment, &destination, name.as_deref())?;
         }
         Task::Prove(call) => return prove::run(&call),
+        Task::Learn(call) => return learn::run(&call),
         Task::Check => check::run()?,
     }
     Ok(ExitCode::SUCCESS)

@@ -1,30 +1,18 @@
 //! `cargo xtask prove`: breaks anybody's program, and says what was lost.
 
-use std::collections::VecDeque;
 use std::ffi::OsString;
-use std::fmt::Write as _;
-use std::fs;
-use std::io::{IsTerminal, Write as _, stderr};
-use std::path::Path;
+use std::io::{Write, stderr};
 use std::process::{Command, ExitCode};
 use std::time::Instant;
 
 use anstream::{print, println};
-use anstyle::{AnsiColor, Style};
 use anyhow::{Context, Result, ensure};
 use clap::Args;
-use prove::{Candidate, Check, Event, Flaw, Orphans, Plan, Role, Verdict};
+use prove::{Candidate, Check, Flaw, Plan, Role, Verdict};
 use serde_json::json;
-use textwrap::WordSplitter;
 
-use crate::workspace::{cargo, line_of, root};
-
-const GOOD: Style = AnsiColor::Green.on_default();
-const BAD: Style = AnsiColor::Red.on_default();
-const FAINT: Style = Style::new().dimmed();
-
-/// How wide a line may be.
-const WIDTH: usize = 80;
+use crate::verdicts::{BAD, GOOD, Screen, WIDTH};
+use crate::workspace::{cargo, root};
 
 /// Breaks a program, in any language, and says what was lost
 #[derive(Args)]
@@ -87,12 +75,11 @@ pub fn run(call: &Call) -> Result<ExitCode> {
 
     let folder = root().join(format!("target/prove/{}-{}", role.name, std::process::id()));
     let plan = Plan { checks, seed: call.seed, folder };
-    let orphans = Orphans::adopt();
+    if !call.json {
+        println!("{}", introduction(call, &plan));
+    }
     let begun = Instant::now();
-    let mut screen = Screen::new(call, &plan);
-    let verdicts = prove::run(&plan, &candidate, |event| screen.take(&event))?;
-    Screen::clear();
-    drop(orphans);
+    let verdicts = Screen::new(&plan.checks, call.verbose, call.json).run(&plan, &candidate)?;
 
     let good = verdicts.iter().filter(|verdict| verdict.holds()).count();
     if call.json {
@@ -104,6 +91,23 @@ pub fn run(call: &Call) -> Result<ExitCode> {
         println!("What the program printed: {}", plan.folder.display());
     }
     Ok(if good == verdicts.len() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// What is about to be done.
+fn introduction(call: &Call, plan: &Plan) -> String {
+    let words = call.command.iter().map(|word| word.to_string_lossy());
+    let checks = match plan.checks.len() {
+        1 => "1 check".to_owned(),
+        count => format!("{count} checks"),
+    };
+    let text = format!(
+        "{}: {}\n{checks} with seed {}, against nats-server {}\n",
+        call.role,
+        words.collect::<Vec<_>>().join(" "),
+        call.seed,
+        testkit::VERSION
+    );
+    textwrap::fill(&text, WIDTH)
 }
 
 /// The role and the checks that the call names.
@@ -158,133 +162,4 @@ fn as_json(role: &Role, verdicts: &[Verdict]) -> serde_json::Value {
         })
     });
     json!({ "role": role.name, "checks": checks.collect::<Vec<_>>() })
-}
-
-/// Shows verdicts in the plan's order, and what runs meanwhile.
-struct Screen {
-    order: VecDeque<&'static str>,
-    /// Verdicts that came before their turn.
-    early: Vec<(&'static str, String)>,
-    running: Vec<&'static str>,
-    /// How long the names are.
-    names: usize,
-    verbose: bool,
-    json: bool,
-}
-
-impl Screen {
-    fn new(call: &Call, plan: &Plan) -> Self {
-        let order = plan.checks.iter().map(|check| check.name).collect();
-        if !call.json {
-            let words = call.command.iter().map(|word| word.to_string_lossy());
-            let command = words.collect::<Vec<_>>().join(" ");
-            let line = format!(
-                "{}: {command}\n{} with seed {}, against nats-server {}\n",
-                call.role,
-                match plan.checks.len() {
-                    1 => "1 check".to_owned(),
-                    count => format!("{count} checks"),
-                },
-                call.seed,
-                testkit::VERSION
-            );
-            println!("{}", textwrap::fill(&line, WIDTH));
-        }
-        let names = plan.checks.iter().map(|check| check.name.len()).max().unwrap_or(0);
-        let (verbose, json) = (call.verbose, call.json);
-        Self { order, early: vec![], running: vec![], names, verbose, json }
-    }
-
-    fn take(&mut self, event: &Event<'_>) {
-        Self::clear();
-        match event {
-            Event::Begins(check) => self.running.push(check.name),
-            Event::Ends(verdict) => {
-                self.running.retain(|name| *name != verdict.check.name);
-                self.early.push((verdict.check.name, paragraph(verdict, self.names, self.verbose)));
-            }
-        }
-        while let Some(turn) = self.order.front()
-            && let Some(at) = self.early.iter().position(|(name, _)| name == turn)
-        {
-            let (_, text) = self.early.remove(at);
-            if !self.json {
-                print!("{text}");
-            }
-            self.order.pop_front();
-        }
-        if !self.running.is_empty() && stderr().is_terminal() {
-            let line = format!("… {}", self.running.join(", "));
-            let line: String = line.chars().take(WIDTH - 1).collect();
-            let _ = write!(stderr(), "{line}\r");
-        }
-    }
-
-    fn clear() {
-        if stderr().is_terminal() {
-            let _ = write!(stderr(), "{:1$}\r", "", WIDTH - 1);
-        }
-    }
-}
-
-/// What is shown of a verdict.
-fn paragraph(verdict: &Verdict, names: usize, verbose: bool) -> String {
-    let check = verdict.check;
-    let line = |style: Style, mark: char, figure: &str| {
-        wrapped(&format!("{style}{mark}{style:#} {:<names$}  ", check.name), figure, names + 4)
-    };
-    let Err(flaw) = &verdict.result else {
-        return line(GOOD, '✔', verdict.figure());
-    };
-    let mut text = line(BAD, '✘', &flaw.figure);
-    let lesson = line_of(check.lesson).unwrap_or_else(|_| check.lesson.to_owned());
-    if flaw.why().is_empty() {
-        return text;
-    }
-    for (name, part) in [
-        ("claim", check.claim),
-        ("did", &flaw.did),
-        ("saw", &flaw.saw),
-        ("likely", &flaw.likely),
-        ("lesson", &lesson),
-    ] {
-        if !part.is_empty() {
-            text += &wrapped(&format!("    {FAINT}{name:<7}{FAINT:#} "), part, 12);
-        }
-    }
-    if verbose {
-        text += &printed(&verdict.folder).unwrap_or_default();
-    }
-    text
-}
-
-fn wrapped(begin: &str, text: &str, indent: usize) -> String {
-    let indent = " ".repeat(indent);
-    let options = textwrap::Options::new(WIDTH)
-        .word_splitter(WordSplitter::NoHyphenation)
-        .initial_indent(begin)
-        .subsequent_indent(&indent);
-    textwrap::fill(text, options) + "\n"
-}
-
-/// What the copies of a program have printed.
-fn printed(folder: &Path) -> Result<String> {
-    /// Of each copy, in lines.
-    const SHOWN: usize = 40;
-    let mut files: Vec<_> = fs::read_dir(folder)?.flatten().map(|entry| entry.path()).collect();
-    files.sort_by_key(|path| (path.as_os_str().len(), path.clone()));
-    let mut text = String::new();
-    for path in files {
-        let kept = fs::read_to_string(&path)?;
-        let lines: Vec<&str> = kept.lines().collect();
-        writeln!(text, "    {}", path.display())?;
-        for line in lines.iter().take(SHOWN) {
-            let line: String = line.chars().filter(|c| !c.is_control()).take(200).collect();
-            writeln!(text, "    │ {line}")?;
-        }
-        if lines.len() > SHOWN {
-            writeln!(text, "    │ … {} lines more", lines.len() - SHOWN)?;
-        }
-    }
-    Ok(text)
 }

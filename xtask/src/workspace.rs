@@ -49,8 +49,16 @@ pub fn build(packages: &[String]) -> Result<HashMap<String, PathBuf>> {
     for package in packages {
         build.args(["--package", package]);
     }
+    executables(&mut build)?.context("the build failed")
+}
+
+/// Runs `cargo build --message-format=json-render-diagnostics …`, and returns the path of each
+/// program by its name; none if the build fails. The compiler's errors are shown.
+pub fn executables(build: &mut Command) -> Result<Option<HashMap<String, PathBuf>>> {
     let output = build.stderr(Stdio::inherit()).output().context("cannot run cargo")?;
-    ensure!(output.status.success(), "the build failed");
+    if !output.status.success() {
+        return Ok(None);
+    }
     let mut programs = HashMap::new();
     for line in output.stdout.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
         let message: Value = serde_json::from_slice(line)?;
@@ -62,7 +70,7 @@ pub fn build(packages: &[String]) -> Result<HashMap<String, PathBuf>> {
             programs.insert(format!("{folder}{name}"), PathBuf::from(path));
         }
     }
-    Ok(programs)
+    Ok(Some(programs))
 }
 
 /// Runs the benchmarks.

@@ -42,7 +42,8 @@ fn starts(trial: &Trial) -> Result<String> {
     let count = lines.iter().filter(|line| line.contains("Hello World!")).count();
     let is_good = end.as_ref().is_ok_and(|end| end.code == Some(0)) && count == 1;
     if !is_good {
-        let saw = end.map_or_else(|error| format!("{error:#}"), |end| end.text);
+        let running = |_| format!("{} later it ran.", shown(begun.elapsed()));
+        let saw = end.map_or_else(running, |end| end.text);
         bail!(
             Flaw::new(format!("{count} of 1 message came back"))
                 .did("It was started, and nothing was broken.")
