@@ -1,7 +1,8 @@
 //! The course of `cargo xtask learn`: programs with one flaw each.
 //!
-//! `flawed/` has the programs as learners get them, `solved/` the same programs without the flaw.
-//! What a program has to do is a role of `cargo xtask prove`; some checks of that role judge it.
+//! `examples/01-last-words.rs` is a program as learners get it, `01-last-words-solved.rs` the same
+//! program without the flaw. What it has to do is a role of `cargo xtask prove`; some checks of that
+//! role judge it.
 
 /// A program with one flaw.
 #[derive(Debug)]
@@ -38,8 +39,7 @@ impl Exercise {
     }
 
     fn comment(&self) -> impl Iterator<Item = &'static str> {
-        let lines =
-            self.source.lines().map_while(|line| line.strip_prefix("//!"));
+        let lines = self.source.lines().map_while(|line| line.strip_prefix("//!"));
         lines.map(str::trim_start)
     }
 
@@ -54,17 +54,15 @@ impl Exercise {
 #[must_use]
 pub fn find(name: &str) -> Option<&'static Exercise> {
     let is_it = |exercise: &&Exercise| {
-        let (number, words) =
-            exercise.name.split_once('-').unwrap_or_default();
-        [exercise.name, words, number, number.trim_start_matches('0')]
-            .contains(&name)
+        let (number, words) = exercise.name.split_once('-').unwrap_or_default();
+        [exercise.name, words, number, number.trim_start_matches('0')].contains(&name)
     };
     EXERCISES.iter().find(is_it)
 }
 
 macro_rules! program {
-    ($folder:literal, $name:literal) => {
-        include_str!(concat!("../", $folder, "/", $name, ".rs"))
+    ($name:literal) => {
+        include_str!(concat!("../examples/", $name, ".rs"))
     };
 }
 
@@ -74,8 +72,8 @@ pub const EXERCISES: &[Exercise] = &[
         name: "01-last-words",
         role: "log-publisher",
         checks: &["arrives"],
-        source: program!("flawed", "01-last-words"),
-        solution: program!("solved", "01-last-words"),
+        source: program!("01-last-words"),
+        solution: program!("01-last-words-solved"),
         hints: [
             "Where is a message when `publish` has returned? The checker says where it is not.",
             "`publish` puts a message into a buffer of the client library. A task in the background \
@@ -90,8 +88,8 @@ pub const EXERCISES: &[Exercise] = &[
         name: "02-too-late",
         role: "hello",
         checks: &["starts"],
-        source: program!("flawed", "02-too-late"),
-        solution: program!("solved", "02-too-late"),
+        source: program!("02-too-late"),
+        solution: program!("02-too-late-solved"),
         hints: [
             "Which subscriptions does nats-server know when the greeting comes?",
             "nats-server passes a message on to those that have subscribed at that moment. It keeps \
@@ -107,8 +105,8 @@ pub const EXERCISES: &[Exercise] = &[
         name: "03-three-copies",
         role: "log-worker",
         checks: &["starts", "takes-its-share"],
-        source: program!("flawed", "03-three-copies"),
-        solution: program!("solved", "03-three-copies"),
+        source: program!("03-three-copies"),
+        solution: program!("03-three-copies-solved"),
         hints: [
             "nats-server gives a message to each subscription. There is a kind of subscription that \
              shares.",
@@ -125,8 +123,8 @@ pub const EXERCISES: &[Exercise] = &[
         name: "04-the-obvious-way-out",
         role: "log-worker",
         checks: &["starts", "takes-its-share", "stopped-in-full-flow"],
-        source: program!("flawed", "04-the-obvious-way-out"),
-        solution: program!("solved", "04-the-obvious-way-out"),
+        source: program!("04-the-obvious-way-out"),
+        solution: program!("04-the-obvious-way-out-solved"),
         hints: [
             "Both sides know the subscription: nats-server, and the client library. At `unsubscribe` \
              the library forgets it at once. Where are the entries then that nats-server has sent \
@@ -151,12 +149,13 @@ pub const EXERCISES: &[Exercise] = &[
         name: "05-slow-and-silent",
         role: "log-worker",
         checks: &["starts", "burst"],
-        source: program!("flawed", "05-slow-and-silent"),
-        solution: program!("solved", "05-slow-and-silent"),
+        source: program!("05-slow-and-silent"),
+        solution: program!("05-slow-and-silent-solved"),
         hints: [
             "An entry waits in the client library until `next` takes it. How many may wait there?",
             "The library keeps 65,536 messages for each subscription, and drops those that come when \
-             it is full. The only sign is an event of the connection. Both the number and the handling of events are chosen when the client connects.",
+             it is full. The only sign is an event of the connection. Both the number and the \
+             handling of events are chosen when the client connects.",
             "Connect with options:\n\n    \
              async_nats::ConnectOptions::new()\n        \
              .subscription_capacity(1 << 20)\n        \
@@ -171,8 +170,8 @@ pub const EXERCISES: &[Exercise] = &[
         name: "06-one-bad-request",
         role: "math-server",
         checks: &["starts", "right-answers", "bad-requests"],
-        source: program!("flawed", "06-one-bad-request"),
-        solution: program!("solved", "06-one-bad-request"),
+        source: program!("06-one-bad-request"),
+        solution: program!("06-one-bad-request-solved"),
         hints: [
             "Look at each `?` in the loop: where does the program go on after an error?",
             "`?` leaves `main`, and the program ends. A payload that is not JSON can be treated as \
@@ -188,13 +187,13 @@ pub const EXERCISES: &[Exercise] = &[
         name: "07-no-answer",
         role: "math-client",
         checks: &["starts", "tells-apart"],
-        source: program!("flawed", "07-no-answer"),
-        solution: program!("solved", "07-no-answer"),
+        source: program!("07-no-answer"),
+        solution: program!("07-no-answer-solved"),
         hints: [
-            "`Err(_)` throws away what the library knows. And what is a refusal to the library: an \
-             error, or a reply?",
-            "The error has a kind. It tells \"nobody has subscribed\", which nats-server says at \
-             once, from a time-out. A refusal is a reply with an empty body; its headers say why.",
+            "Two `else` say \"no sum\" and throw away what the library knows. And what is a refusal to \
+             the library: an error, or a reply?",
+            "The error says whether no server has subscribed, which nats-server answers at once, or \
+             the time has run out. A refusal is a reply with an empty body; its headers say why.",
             "Two kinds, and one header:\n\n    \
              match error.kind() {\n        \
              RequestErrorKind::NoResponders => …\n        \
@@ -210,8 +209,8 @@ pub const EXERCISES: &[Exercise] = &[
         name: "08-counted-too-early",
         role: "order-publisher",
         checks: &["starts", "disk-full"],
-        source: program!("flawed", "08-counted-too-early"),
-        solution: program!("solved", "08-counted-too-early"),
+        source: program!("08-counted-too-early"),
+        solution: program!("08-counted-too-early-solved"),
         hints: [
             "What does the `publish` of a stream return? Let the compiler tell you, or the \
              documentation.",
@@ -230,8 +229,8 @@ pub const EXERCISES: &[Exercise] = &[
         name: "09-sent-twice",
         role: "order-publisher",
         checks: &["starts", "three-kills"],
-        source: program!("flawed", "09-sent-twice"),
-        solution: program!("solved", "09-sent-twice"),
+        source: program!("09-sent-twice"),
+        solution: program!("09-sent-twice-solved"),
         hints: [
             "An order comes a second time. By what could nats-server know it?",
             "A stream remembers for two minutes which message ids it has stored, and drops a message \
@@ -251,8 +250,8 @@ pub const EXERCISES: &[Exercise] = &[
         name: "10-acknowledged-too-early",
         role: "order-consumer",
         checks: &["starts", "killed"],
-        source: program!("flawed", "10-acknowledged-too-early"),
-        solution: program!("solved", "10-acknowledged-too-early"),
+        source: program!("10-acknowledged-too-early"),
+        solution: program!("10-acknowledged-too-early-solved"),
         hints: [
             "Between any two lines the program may be killed. What is lost between which of them?",
             "An order that is acknowledged is done with for nats-server. A kill after that, and \
@@ -267,8 +266,8 @@ pub const EXERCISES: &[Exercise] = &[
         name: "11-the-poison-order",
         role: "order-consumer",
         checks: &["starts", "poison-order"],
-        source: program!("flawed", "11-the-poison-order"),
-        solution: program!("solved", "11-the-poison-order"),
+        source: program!("11-the-poison-order"),
+        solution: program!("11-the-poison-order-solved"),
         hints: [
             "What does nats-server do with a message that it is given back? The checker has counted.",
             "`Nak` asks for the message once more, at once. Among the kinds of acknowledgement is \
@@ -283,8 +282,8 @@ pub const EXERCISES: &[Exercise] = &[
         name: "12-the-deaf-watch",
         role: "config-app",
         checks: &["starts", "every-change", "bucket-made-anew"],
-        source: program!("flawed", "12-the-deaf-watch"),
-        solution: program!("solved", "12-the-deaf-watch"),
+        source: program!("12-the-deaf-watch"),
+        solution: program!("12-the-deaf-watch-solved"),
         hints: [
             "A watch goes on at the revision after the last one that it has seen, in any bucket of \
              that name. At which revision does a new bucket begin?",
@@ -305,8 +304,8 @@ pub const EXERCISES: &[Exercise] = &[
         name: "13-two-admins",
         role: "config-admin",
         checks: &["starts", "two-at-once"],
-        source: program!("flawed", "13-two-admins"),
-        solution: program!("solved", "13-two-admins"),
+        source: program!("13-two-admins"),
+        solution: program!("13-two-admins-solved"),
         hints: [
             "Between the read and the write lie 20 ms. What may the other admin do in that time?",
             "Each value has a revision. A bucket can refuse a write unless the last revision is \
@@ -324,8 +323,8 @@ pub const EXERCISES: &[Exercise] = &[
         name: "14-before-the-puback",
         role: "sensor",
         checks: &["slow-broker"],
-        source: program!("flawed", "14-before-the-puback"),
-        solution: program!("solved", "14-before-the-puback"),
+        source: program!("14-before-the-puback"),
+        solution: program!("14-before-the-puback-solved"),
         hints: [
             "`publish` puts a reading into a queue of the client. Who sends it, and what becomes of \
              that task when `main` returns?",
@@ -343,8 +342,8 @@ pub const EXERCISES: &[Exercise] = &[
         name: "15-a-presence-that-lies",
         role: "sensor",
         checks: &["last-will"],
-        source: program!("flawed", "15-a-presence-that-lies"),
-        solution: program!("solved", "15-a-presence-that-lies"),
+        source: program!("15-a-presence-that-lies"),
+        solution: program!("15-a-presence-that-lies-solved"),
         hints: [
             "What is to be said after a sensor's end has to be arranged before: when it connects.",
             "MQTT calls it the last will: a message that the broker keeps with the connection, and \
@@ -361,8 +360,8 @@ pub const EXERCISES: &[Exercise] = &[
         name: "16-denied",
         role: "log-publisher",
         checks: &["arrives", "denied"],
-        source: program!("flawed", "16-denied"),
-        solution: program!("solved", "16-denied"),
+        source: program!("16-denied"),
+        solution: program!("16-denied-solved"),
         hints: [
             "`publish` and `flush` return before nats-server has looked at the messages. Its refusal \
              comes later. As what?",

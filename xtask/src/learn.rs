@@ -201,7 +201,7 @@ fn difference(folder: &Folder, exercise: &Exercise) -> Result<String> {
         }
         text.push('\n');
     }
-    let _ = writeln!(text, "The whole program: course/solved/{}", exercise.file());
+    let _ = writeln!(text, "The whole program: course/examples/{}-solved.rs", exercise.name);
     Ok(text)
 }
 

@@ -23,16 +23,12 @@ async fn main() -> Result<(), async_nats::Error> {
     let request = Request::new()
         .payload(json!({ "x": x, "y": y }).to_string().into())
         .timeout(Some(Duration::from_secs(1)));
-    let reply = match client.send_request("math.sum", request).await {
-        Ok(reply) => reply,
-        Err(error) => match error.kind() {
-            RequestErrorKind::NoResponders => return Err("no server".into()),
-            RequestErrorKind::TimedOut => {
-                return Err("no reply in time".into());
-            }
-            _ => return Err(error.into()),
-        },
-    };
+    let reply = client.send_request("math.sum", request).await;
+    let reply = reply.map_err(|error| match error.kind() {
+        RequestErrorKind::NoResponders => "no server",
+        RequestErrorKind::TimedOut => "no reply in time",
+        _ => "the request cannot be sent",
+    })?;
     // A refusal is a reply like any other: only its headers tell.
     if let Some(headers) = &reply.headers
         && let Some(reason) = headers.get("Nats-Service-Error")

@@ -23,10 +23,8 @@ async fn main() -> Result<(), async_nats::Error> {
     let request = Request::new()
         .payload(json!({ "x": x, "y": y }).to_string().into())
         .timeout(Some(Duration::from_secs(1)));
-    let reply = match client.send_request("math.sum", request).await {
-        Ok(reply) => reply,
-        Err(_) => return Err("no sum".into()),
-    };
+    let reply = client.send_request("math.sum", request).await;
+    let Ok(reply) = reply else { return Err("no sum".into()) };
     let Ok(reply) = serde_json::from_slice::<Value>(&reply.payload) else {
         return Err("no sum".into());
     };
