@@ -40,7 +40,8 @@ fn arrows_point_one_way() -> Result<()> {
         let may_use: &[&str] = match name(&package) {
             "testkit" => &[],
             "common" | "prove" | "bench" => &["testkit"],
-            "xtask" => &["testkit", "prove"],
+            "course" => &["testkit", "prove"],
+            "xtask" => &["testkit", "prove", "course"],
             _ => &["common", "testkit", "prove"],
         };
         for dependency in dependencies(&package).filter(|dependency| !dependency["path"].is_null())
@@ -53,7 +54,7 @@ fn arrows_point_one_way() -> Result<()> {
             );
             // A program must not depend on what is for tests.
             let for_tests = dependency["kind"] == "dev";
-            let ships = name(&package) == "common" || is_experiment(&package);
+            let ships = ["common", "course"].contains(&name(&package)) || is_experiment(&package);
             ensure!(used == "common" || for_tests || !ships, "{} ships {used}", name(&package));
         }
     }
@@ -99,8 +100,8 @@ fn every_crate_is_held_to_the_same_lints() -> Result<()> {
     for package in packages()? {
         let manifest = manifest(&package)?;
         let (_, lints) = manifest.split_once("[lints.rust]").context("no lints")?;
-        // An experiment prints into a pipe that may close. These two print for a person.
-        let talks = ["testkit", "xtask"].contains(&name(&package));
+        // An experiment prints into a pipe that may close. These print for a person.
+        let talks = ["course", "testkit", "xtask"].contains(&name(&package));
         let is_about_printing = |line: &&str| line.contains("print");
         let prints = lints.lines().filter(is_about_printing).count();
         ensure!(

@@ -1,0 +1,217 @@
+//! `cargo xtask learn`, by its commands and in a terminal.
+
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use course::EXERCISES;
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+use testkit::Ended;
+
+mod common;
+
+use common::{builds_nested, lock_nested, root, run};
+
+fn learn(folder: &Path, args: &str) -> Command {
+    let mut command = testkit::isolated(env!("CARGO_BIN_EXE_xtask"));
+    builds_nested(&mut command).arg("learn").args(args.split_whitespace());
+    command.arg("--folder").arg(folder);
+    command
+}
+
+fn succeeds(folder: &Path, args: &str) -> Result<Ended> {
+    let ended = run(&mut learn(folder, args))?;
+    ensure!(ended.success(), "{ended:?}");
+    let wide = ended.stdout.iter().find(|line| line.chars().count() > 80);
+    ensure!(wide.is_none(), "more than 80 columns: {wide:?}");
+    Ok(ended)
+}
+
+#[test]
+fn an_exercise_is_checked_mended_and_kept_as_solved() -> Result<()> {
+    let _lock = lock_nested()?;
+    let folder = tempfile::tempdir()?;
+    let folder = folder.path();
+    let last = |ended: &Ended| ended.stdout.last().cloned().unwrap_or_default();
+    assert_eq!(last(&succeeds(folder, "list")?), "0 of 16 solved");
+
+    // As it comes, it fails, and the checker says why.
+    let ended = run(&mut learn(folder, "check 01-last-words"))?;
+    assert_eq!(ended.code(), Some(1), "{ended:?}");
+    let printed = ended.stdout.join("\n");
+    ensure!(printed.contains("✘ arrives  150 of 150 entries never arrived"), "{printed}");
+
+    // One hint more each time.
+    for count in [1, 2, 3, 3] {
+        let hints = succeeds(folder, "hint last-words")?;
+        let shown = hints.stdout.iter().filter(|line| line.starts_with("hint ")).count();
+        assert_eq!(shown, count);
+    }
+
+    // A program that does not compile.
+    let file = folder.join("01-last-words.rs");
+    fs::write(&file, "fn main() { let never: u8 = \"closed\"; }")?;
+    let ended = run(&mut learn(folder, "check 1"))?;
+    assert_eq!(ended.code(), Some(1), "{ended:?}");
+    ensure!(ended.stderr.join("\n").contains("error[E0308]"), "{ended:?}");
+    ensure!(last(&ended).contains("does not compile"), "{ended:?}");
+
+    // The solution, as it is printed, solves it.
+    fs::write(&file, succeeds(folder, "solution 1")?.stdout.join("\n"))?;
+    let ended = succeeds(folder, "check")?;
+    ensure!(ended.stdout.iter().any(|line| line == "✔ 01-last-words is solved."), "{ended:?}");
+    let listed = succeeds(folder, "list")?;
+    assert_eq!(last(&listed), "1 of 16 solved");
+    ensure!(listed.stdout[0].starts_with("✔ 01-last-words"), "{listed:?}");
+
+    // The next one is the default now; a reset one comes again.
+    ensure!(succeeds(folder, "hint")?.stdout[0].contains("subscriptions"));
+    succeeds(folder, "reset 1")?;
+    assert_eq!(fs::read_to_string(&file)?, EXERCISES[0].source);
+    assert_eq!(last(&succeeds(folder, "list")?), "0 of 16 solved");
+    Ok(())
+}
+
+#[test]
+fn an_unknown_exercise_is_an_error() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let ended = run(&mut learn(folder.path(), "check 17"))?;
+    assert_eq!(ended.code(), Some(1));
+    assert_eq!(
+        ended.stderr,
+        ["error: there is no exercise \"17\"; `cargo xtask learn list` shows them"]
+    );
+    Ok(())
+}
+
+#[test]
+fn each_lesson_names_its_exercises() -> Result<()> {
+    for exercise in EXERCISES {
+        let role = prove::role(exercise.role).context("no such role")?;
+        let check = role.checks.iter().find(|check| exercise.checks.ends_with(&[check.name]));
+        let (lesson, _) = check.and_then(|it| it.lesson.split_once('#')).context("no lesson")?;
+        let text = fs::read_to_string(root().join(lesson))?;
+        ensure!(text.contains(&format!("`{}`", exercise.name)), "{} in {lesson}", exercise.name);
+    }
+    Ok(())
+}
+
+/// A program in a terminal.
+struct Terminal {
+    keys: File,
+    printed: Receiver<String>,
+    /// What was printed and not yet waited for.
+    rest: String,
+    program: Child,
+}
+
+impl Terminal {
+    fn start(command: &mut Command) -> Result<Self> {
+        let main = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY)?;
+        grantpt(&main)?;
+        unlockpt(&main)?;
+        let name = ptsname(&main, Vec::new())?;
+        let terminal = File::options().read(true).write(true).open(name.to_str()?)?;
+        command.stdin(terminal.try_clone()?).stdout(terminal.try_clone()?).stderr(terminal);
+        let program = command.env("TERM", "xterm").spawn()?;
+        // The command's own copies: the terminal ends with the program.
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let keys = File::from(main);
+        let mut screen = keys.try_clone()?;
+        let (sender, printed) = channel();
+        thread::spawn(move || {
+            let mut buffer = [0; 4096];
+            while let Ok(count @ 1..) = screen.read(&mut buffer) {
+                let _ = sender.send(String::from_utf8_lossy(&buffer[..count]).into_owned());
+            }
+        });
+        Ok(Self { keys, printed, rest: String::new(), program })
+    }
+
+    fn expect(&mut self, text: &str) -> Result<()> {
+        let deadline = Instant::now() + Duration::from_secs(600);
+        loop {
+            if let Some(at) = self.rest.find(text) {
+                self.rest.drain(..at + text.len());
+                return Ok(());
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            match self.printed.recv_timeout(left) {
+                Ok(printed) => self.rest += &printed,
+                Err(_) => bail!("{text:?} was not printed, but: {}", self.rest),
+            }
+        }
+    }
+
+    fn press(&mut self, key: &str) -> Result<()> {
+        Ok(self.keys.write_all(key.as_bytes())?)
+    }
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        let _ = self.program.kill();
+        let _ = self.program.wait();
+    }
+}
+
+#[test]
+fn the_course_checks_what_is_saved_and_goes_on_to_the_next() -> Result<()> {
+    let _lock = lock_nested()?;
+    let folder = tempfile::tempdir()?;
+    let file = folder.path().join("01-last-words.rs");
+    let mut terminal = Terminal::start(&mut learn(folder.path(), ""))?;
+    terminal.expect("1 of 16")?;
+    terminal.expect("entries never arrived")?;
+    terminal.expect("q quit")?;
+    for (key, answer) in
+        [("h", "hint 1"), ("l", "0 of 16 solved"), ("s", "Press s again"), ("r", "Press r again")]
+    {
+        terminal.press(key)?;
+        terminal.expect(answer)?;
+        terminal.expect("q quit")?;
+    }
+
+    fs::write(&file, "fn main() { let never: u8 = \"closed\"; }")?;
+    terminal.expect("E0308")?;
+    terminal.expect("q quit")?;
+    terminal.press("rr")?;
+    terminal.expect("entries never arrived")?;
+    terminal.expect("q quit")?;
+    terminal.press("ss")?;
+    terminal.expect("client.flush().await?;")?;
+    terminal.expect("q quit")?;
+    fs::write(&file, EXERCISES[0].solution)?;
+    terminal.expect("01-last-words is solved.")?;
+    terminal.expect("n next")?;
+    terminal.press("s")?;
+    terminal.expect("Yours is the solution")?;
+    terminal.expect("n next")?;
+    terminal.press("n")?;
+    terminal.expect("2 of 16")?;
+    terminal.expect("0 of 1 message came back")?;
+    terminal.expect("q quit")?;
+    terminal.press("q")?;
+    terminal.expect("goes on here")?;
+    assert!(terminal.program.wait()?.success());
+
+    // All but the last are solved; with that one the closing page comes.
+    let (last, others) = EXERCISES.split_last().context("no exercises")?;
+    let solved = others.iter().map(|exercise| format!("{:?}: {{\"solved\": true}}", exercise.name));
+    let progress = solved.collect::<Vec<_>>().join(",");
+    fs::write(folder.path().join("progress.json"), format!("{{{progress}}}"))?;
+    fs::write(folder.path().join(last.file()), last.solution)?;
+    let mut terminal = Terminal::start(&mut learn(folder.path(), ""))?;
+    terminal.expect("16 of 16")?;
+    terminal.expect("n next")?;
+    terminal.press("\r")?;
+    terminal.expect("You have solved all 16 exercises")?;
+    terminal.expect("common/src/connection.rs")?;
+    assert!(terminal.program.wait()?.success());
+    Ok(())
+}
