@@ -13,7 +13,7 @@ use testkit::{Server, Signal};
 use tokio::task::JoinHandle;
 
 use crate::instance::Instance;
-use crate::roles::{ends, ends_without_nats_server, starts};
+use crate::roles::{ends, ends_without_nats_server, starts, works_again};
 use crate::verdict::{Flaw, shown};
 use crate::{Check, Role, Seen, Trial};
 
@@ -22,9 +22,6 @@ const LESSON: &str = "queue-groups/README.md#what-the-service-adds";
 
 /// What is sent has to be handled by then, if nothing is broken. A busy machine needs less.
 const HANDLED: Duration = Duration::from_secs(20);
-
-/// After nats-server's return it has to handle entries again by then.
-const BACK: Duration = Duration::from_secs(5);
 
 /// The role.
 pub const ROLE: Role = Role {
@@ -393,35 +390,11 @@ fn nats_server_restarted(trial: &Trial) -> Result<String> {
     let back = Instant::now();
     let nats = trial.client(&server)?;
     let did = "nats-server was killed, and started again 2 s later.";
-    let flaw = |figure: String, saw: String| {
-        Flaw::new(figure).did(did).saw(saw).likely(
-            "The client library has stopped reconnecting, waits too long between attempts, or the program ended at the lost connection.",
-        )
-    };
     let mut number = 0;
-    let took = loop {
+    let took = works_again(&mut worker, back, did, || {
         number += 1;
         trial.block_on(publish(&nats, number..=number))?;
-        if seen.wait(1, Duration::from_millis(10)) > 0 {
-            break back.elapsed();
-        }
-        if let Some(end) = worker.end()? {
-            bail!(flaw("it ended with the connection".into(), end));
-        }
-        if back.elapsed() > 4 * BACK {
-            let after = shown(back.elapsed());
-            bail!(flaw(
-                format!("no entry handled {after} after nats-server's return"),
-                "It runs, and handles nothing.".into()
-            ));
-        }
-    };
-    if took > BACK {
-        let took = shown(took);
-        bail!(flaw(
-            format!("it handles entries again only after {took}"),
-            format!("The first entry was handled {took} after nats-server's return.")
-        ));
-    }
+        Ok(seen.wait(1, Duration::from_millis(10)) > 0)
+    })?;
     Ok(format!("handles entries again {} after nats-server's return", shown(took)))
 }

@@ -2,6 +2,7 @@
 
 pub mod config_admin;
 pub mod config_app;
+mod durable;
 pub mod hello;
 pub mod log_publisher;
 pub mod log_worker;
@@ -124,6 +125,45 @@ fn ends_without_nats_server(
     instance.signal(Signal::TERM);
     let took = instance.ends_well(("SIGTERM while nats-server was away", Instant::now()))?;
     Ok(format!("ended after {}", shown(took)))
+}
+
+/// After an outage a program has to work again by then.
+const BACK: Duration = Duration::from_secs(5);
+
+/// Tries a program again and again until it works, and returns how long after `back` that was.
+/// `did` is what was broken.
+fn works_again(
+    instance: &mut Instance,
+    back: Instant,
+    did: &str,
+    mut works: impl FnMut() -> Result<bool>,
+) -> Result<Duration> {
+    let flaw = |figure: String, saw: String| {
+        Flaw::new(figure).did(did).saw(saw).likely(
+            "The client library has stopped reconnecting, waits too long between attempts, or the program ended at the lost connection.",
+        )
+    };
+    while !works()? {
+        if let Some(end) = instance.end()? {
+            bail!(flaw("it ended with the connection".into(), end));
+        }
+        if back.elapsed() > 4 * BACK {
+            let after = shown(back.elapsed());
+            bail!(flaw(
+                format!("it does not work again in {after}"),
+                "It runs, and does nothing.".into()
+            ));
+        }
+    }
+    let took = back.elapsed();
+    if took > BACK {
+        let took = shown(took);
+        bail!(flaw(
+            format!("it works again only after {took}"),
+            format!("What came first came {took} after the outage.")
+        ));
+    }
+    Ok(took)
 }
 
 const SIGNALS: [(&str, Signal); 2] = [("SIGTERM", Signal::TERM), ("SIGINT", Signal::INT)];

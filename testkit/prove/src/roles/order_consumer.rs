@@ -8,9 +8,8 @@ use async_nats::jetstream::{self, stream::StorageType};
 use testkit::{Server, Signal};
 
 use crate::instance::Instance;
-use crate::roles::orders::{
-    CREATED, STREAM, consumer_info, create, id, number, store, stream_info,
-};
+use crate::roles::durable::number;
+use crate::roles::orders::{CREATED, ORDERS as STREAM, create, id, store};
 use crate::roles::{ends, ends_without_nats_server};
 use crate::verdict::{Flaw, shown};
 use crate::{Check, Role, Seen, Trial};
@@ -114,13 +113,13 @@ fn seen() -> Seen {
 /// Starts a copy that has taken and acknowledged all there is.
 fn idle(trial: &Trial, server: &Server) -> Result<Instance> {
     let nats = trial.client(server)?;
-    if stream_info(server)?.is_null() {
+    if STREAM.stream_info(server)?.is_null() {
         trial.block_on(create(&nats, StorageType::File))?;
         trial.block_on(store(&nats, 1..=1))?;
     }
     let mut instance = trial.launch(server).start()?;
     instance.wait(TAKEN + BACK + BACK, "it had taken and acknowledged an order", || {
-        let info = consumer_info(server)?;
+        let info = STREAM.consumer_info(server)?;
         let is_idle =
             number(&info, "/ack_floor/stream_seq") > 0 && number(&info, "/num_waiting") > 0;
         Ok(is_idle.then_some(()))
@@ -230,11 +229,7 @@ fn killed(trial: &Trial) -> Result<String> {
         EACH * KILLS
     );
     let likely = "An order that is acknowledged before it is handled is lost if the program dies in between. A line that waits in the program's own buffer is not handled either. Acknowledge when the work is done.";
-    let is_over = || {
-        let info = consumer_info(&server)?;
-        let is_over = number(&info, "/num_ack_pending") + number(&info, "/num_pending") == 0;
-        anyhow::Ok(!info.is_null() && is_over)
-    };
+    let is_over = || STREAM.is_over(&server);
     for _ in 0..KILLS {
         let mut consumer = trial.launch(&server).watched(&seen).start()?;
         let before = seen.count();
@@ -249,18 +244,7 @@ fn killed(trial: &Trial) -> Result<String> {
     let mut consumer = trial.launch(&server).watched(&seen).start()?;
     let all = EACH * KILLS;
     let ids: Vec<String> = (1..=all).map(id).collect();
-    let (begun, mut since_over) = (Instant::now(), None);
-    let (missing, repeated) = loop {
-        since_over = if is_over()? { since_over.or(Some(Instant::now())) } else { None };
-        // The last lines need a moment to be read.
-        let is_settled = since_over.is_some_and(|since| since.elapsed() > Duration::from_secs(1));
-        let counts = seen.missing_and_repeated(ids.iter().map(String::as_str));
-        let is_late = is_settled || begun.elapsed() > TAKEN_AGAIN;
-        if counts.0 == 0 || is_late || consumer.end()?.is_some() {
-            break counts;
-        }
-        thread::sleep(Duration::from_millis(50));
-    };
+    let (missing, repeated) = STREAM.handled(&server, &mut consumer, &seen, &ids, TAKEN_AGAIN)?;
     if missing > 0 {
         let end = consumer.end()?.unwrap_or_else(|| "It runs.".into());
         let why = if is_over()? { ": they are acknowledged" } else { " yet" };
@@ -278,7 +262,7 @@ fn killed(trial: &Trial) -> Result<String> {
 fn stands_still(server: &Server) -> Result<()> {
     let mut last = (0, Instant::now());
     loop {
-        let floor = number(&consumer_info(server)?, "/ack_floor/stream_seq");
+        let floor = number(&STREAM.consumer_info(server)?, "/ack_floor/stream_seq");
         if floor != last.0 {
             last = (floor, Instant::now());
         }
@@ -309,7 +293,7 @@ fn stopped_in_full_flow(trial: &Trial) -> Result<String> {
     while number(&server.monitor("/connz")?, "/num_connections") > 1 && begun.elapsed() < own {
         thread::sleep(Duration::from_millis(5));
     }
-    let info = consumer_info(&server)?;
+    let info = STREAM.consumer_info(&server)?;
     let (left, pending) = (number(&info, "/num_ack_pending"), number(&info, "/num_pending"));
     let handled = seen.wait(ORDERS - pending, Duration::from_secs(2));
     if left > 0 || end.is_err() {
@@ -357,15 +341,7 @@ fn poison_order(trial: &Trial) -> Result<String> {
     let likely = "An error that leaves the loop ends the program: the message is never acknowledged, and comes again at each start. A nak asks for it again, too. Terminate what can never be handled (`AckKind::Term`), and report it.";
     let mut consumer = trial.launch(&server).watched(&seen).start()?;
     taken(&seen, good, TAKEN, &mut consumer).map_err(|flaw| flaw.did(&did).likely(likely))?;
-    let begun = Instant::now();
-    let (left, again) = loop {
-        let info = consumer_info(&server)?;
-        let counts = (number(&info, "/num_ack_pending"), number(&info, "/num_redelivered"));
-        if counts == (0, 0) || begun.elapsed() > BACK {
-            break counts;
-        }
-        thread::sleep(Duration::from_millis(20));
-    };
+    let (left, again) = STREAM.unacknowledged_and_redelivered(&server, BACK)?;
     if left + again > 0 {
         bail!(
             Flaw::new(format!("{left} messages stay unacknowledged, {again} were redelivered"))
@@ -387,7 +363,7 @@ fn stream_missing(trial: &Trial) -> Result<String> {
     if let Some(end) = consumer.end()? {
         bail!(Flaw::new("it ended because there was no stream").did(did).saw(end).likely(likely));
     }
-    if !stream_info(&server)?.is_null() {
+    if !STREAM.stream_info(&server)?.is_null() {
         bail!(
             Flaw::new("it created the stream").did("It was started when there was no stream.").saw("There was one.").likely("The consumer does not know the stream's settings: subjects, storage, replicas. Leave it to the publisher.")
         );
@@ -411,7 +387,7 @@ fn stream_made_anew(trial: &Trial) -> Result<String> {
     for (turn, first) in [(1, 21), (2, 41)] {
         let did = "The stream was deleted, created again 1 s later, and 20 orders were stored.";
         trial.block_on(async {
-            jetstream::new(nats.clone()).delete_stream(STREAM).await?;
+            jetstream::new(nats.clone()).delete_stream(STREAM.stream).await?;
             tokio::time::sleep(Duration::from_secs(1)).await;
             create(&nats, StorageType::File).await?;
             store(&nats, first..=first + 19).await
@@ -436,10 +412,10 @@ fn slow_handler(trial: &Trial) -> Result<String> {
     taken(&seen, 1, TAKEN, &mut consumer).map_err(|flaw| flaw.did(did).likely(likely))?;
     let begun = Instant::now();
     // In nanoseconds.
-    let ack_wait = number(&consumer_info(&server)?, "/config/ack_wait");
+    let ack_wait = number(&STREAM.consumer_info(&server)?, "/config/ack_wait");
     let ack_wait = Duration::from_nanos(ack_wait).clamp(Duration::from_secs(1), TAKEN_AGAIN);
     while begun.elapsed() < ack_wait + Duration::from_secs(2) {
-        let again = number(&consumer_info(&server)?, "/num_redelivered");
+        let again = number(&STREAM.consumer_info(&server)?, "/num_redelivered");
         if again > 0 {
             bail!(
                 Flaw::new(format!("{again} orders were redelivered while it was alive"))

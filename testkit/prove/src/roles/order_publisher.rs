@@ -9,7 +9,8 @@ use async_nats::jetstream::stream::StorageType;
 use testkit::{Link, Server, Signal};
 
 use crate::instance::Instance;
-use crate::roles::orders::{create, number, stored, stream_info};
+use crate::roles::durable::number;
+use crate::roles::orders::{ORDERS, create, stored};
 use crate::verdict::{Flaw, shown};
 use crate::{Check, Role, Trial};
 
@@ -20,9 +21,6 @@ const STORED: Duration = Duration::from_secs(30);
 
 /// When nats-server stays away it has to give up after 30 s. A busy machine is late.
 const GIVES_UP: Duration = Duration::from_secs(40);
-
-/// One way of a link, so that the acknowledgements of orders are on their way for a while.
-const DELAY: Duration = Duration::from_millis(30);
 
 /// The role.
 pub const ROLE: Role = Role {
@@ -75,7 +73,7 @@ pub const ROLE: Role = Role {
 };
 
 fn stored_count(server: &Server) -> Result<u64> {
-    Ok(number(&stream_info(server)?, "/state/messages"))
+    Ok(number(&ORDERS.stream_info(server)?, "/state/messages"))
 }
 
 /// The words of the lines that look like the ids of orders: as long as those that are stored, with
@@ -132,8 +130,11 @@ fn starts(trial: &Trial) -> Result<String> {
     let mut publisher = trial.launch(&server).args("--count 10 --storage file").start()?;
     let end = publisher.ends_by_itself(STORED)?;
     let nats = trial.client(&server)?;
-    let ids =
-        if stream_info(&server)?.is_null() { vec![] } else { trial.block_on(stored(&nats))? };
+    let ids = if ORDERS.stream_info(&server)?.is_null() {
+        vec![]
+    } else {
+        trial.block_on(stored(&nats))?
+    };
     let compared = Comparison::new(&publisher, &ids);
     if end.code != Some(0) || ids.len() != 10 || compared.reported != 10 {
         bail!(
@@ -170,15 +171,21 @@ fn disk_full(trial: &Trial) -> Result<String> {
     Ok(format!("{} reported, {} stored, exit code 1", it.reported, it.stored))
 }
 
-fn three_kills(trial: &Trial) -> Result<String> {
-    const KILLS: u64 = 3;
-    let mut server = trial.server()?;
+/// Starts a copy over a link of 30 ms each way: the acknowledgements of orders are on their way for a
+/// while.
+fn far_away(trial: &Trial, flags: &str) -> Result<(Server, Link, Instance)> {
+    let server = trial.server()?;
     let nats = trial.client(&server)?;
     trial.block_on(create(&nats, StorageType::File))?;
     let link = Link::to(server.port())?;
-    link.delay(DELAY);
-    let mut publisher =
-        trial.launch(&server).args("--count 2000 --storage file").url(&link.url()).start()?;
+    link.delay(Duration::from_millis(30));
+    let publisher = trial.launch(&server).args(flags).url(&link.url()).start()?;
+    Ok((server, link, publisher))
+}
+
+fn three_kills(trial: &Trial) -> Result<String> {
+    const KILLS: u64 = 3;
+    let (mut server, link, mut publisher) = far_away(trial, "--count 2000 --storage file")?;
     let mut kills = 0;
     let mut before = 0;
     while kills < KILLS && publisher.is_running()? {
@@ -227,13 +234,7 @@ fn three_kills(trial: &Trial) -> Result<String> {
 }
 
 fn gives_up(trial: &Trial) -> Result<String> {
-    let mut server = trial.server()?;
-    let nats = trial.client(&server)?;
-    trial.block_on(create(&nats, StorageType::File))?;
-    let link = Link::to(server.port())?;
-    link.delay(DELAY);
-    let mut publisher =
-        trial.launch(&server).args("--count 100000 --storage file").url(&link.url()).start()?;
+    let (mut server, _link, mut publisher) = far_away(trial, "--count 100000 --storage file")?;
     publisher.wait(STORED, "three orders were stored", || {
         Ok((stored_count(&server)? >= 3).then_some(()))
     })?;
@@ -268,7 +269,7 @@ fn other_settings(trial: &Trial) -> Result<String> {
     trial.block_on(create(&nats, StorageType::Memory))?;
     let mut publisher = trial.launch(&server).args("--count 10 --storage file").start()?;
     let end = publisher.ends_by_itself(STORED)?;
-    let info = stream_info(&server)?;
+    let info = ORDERS.stream_info(&server)?;
     let storage = info["config"]["storage"].as_str().unwrap_or("?").to_owned();
     let count = number(&info, "/state/messages");
     let is_said = publisher.stderr().iter().any(|line| line.to_lowercase().contains("storage"));
@@ -284,19 +285,14 @@ fn other_settings(trial: &Trial) -> Result<String> {
 }
 
 fn stopped_in_full_flow(trial: &Trial) -> Result<String> {
-    let server = trial.server()?;
-    let nats = trial.client(&server)?;
-    trial.block_on(create(&nats, StorageType::File))?;
-    let link = Link::to(server.port())?;
-    link.delay(DELAY);
-    let mut publisher =
-        trial.launch(&server).args("--count 100000 --storage file").url(&link.url()).start()?;
+    let (server, _link, mut publisher) = far_away(trial, "--count 100000 --storage file")?;
     publisher.wait(STORED, "five orders were stored", || {
         Ok((stored_count(&server)? >= 5).then_some(()))
     })?;
     publisher.signal(Signal::TERM);
     let told = Instant::now();
     let took = publisher.ends_well(("SIGTERM", told));
+    let nats = trial.client(&server)?;
     let ids = trial.block_on(stored(&nats))?;
     let it = Comparison::new(&publisher, &ids);
     if it.missing + it.unreported + it.doubled > 0 {
@@ -317,13 +313,7 @@ fn stopped_in_full_flow(trial: &Trial) -> Result<String> {
 }
 
 fn ends_without_nats_server(trial: &Trial) -> Result<String> {
-    let mut server = trial.server()?;
-    let nats = trial.client(&server)?;
-    trial.block_on(create(&nats, StorageType::File))?;
-    let link = Link::to(server.port())?;
-    link.delay(DELAY);
-    let mut publisher =
-        trial.launch(&server).args("--count 100000 --storage file").url(&link.url()).start()?;
+    let (mut server, _link, mut publisher) = far_away(trial, "--count 100000 --storage file")?;
     publisher.wait(STORED, "three orders were stored", || {
         Ok((stored_count(&server)? >= 3).then_some(()))
     })?;

@@ -1,27 +1,19 @@
 //! Readings and the stream that keeps them, which `sensor` and `recorder` share.
 
-use std::time::Duration;
-
-use anyhow::{Context, Result};
+use anyhow::Result;
 use async_nats::Client;
-use async_nats::jetstream::consumer::{AckPolicy, pull};
-use async_nats::jetstream::{self, stream};
-use futures::StreamExt;
-use serde_json::Value;
-use testkit::Server;
+use async_nats::jetstream;
 
-pub(super) const STREAM: &str = "readings";
+use crate::roles::durable::Durable;
+
 pub(super) const SUBJECT: &str = "device.temp";
-pub(super) const DURABLE: &str = "recorder";
 
-/// Creates the stream of the readings, on disk.
+pub(super) const READINGS: Durable =
+    Durable { stream: "readings", subjects: SUBJECT, consumer: "recorder" };
+
+/// Creates the stream of the readings.
 pub(super) async fn create(nats: &Client) -> Result<()> {
-    let config = stream::Config {
-        name: STREAM.into(),
-        subjects: vec![SUBJECT.into()],
-        ..Default::default()
-    };
-    jetstream::new(nats.clone()).create_stream(config).await?;
+    jetstream::new(nats.clone()).create_stream(READINGS.settings()).await?;
     Ok(())
 }
 
@@ -44,36 +36,4 @@ pub(super) async fn store(nats: &Client, numbers: impl Iterator<Item = u64>) -> 
         jetstream.publish(SUBJECT, reading.into()).await?.await?;
     }
     Ok(())
-}
-
-/// The readings that the stream holds, in its order.
-pub(super) async fn stored(nats: &Client) -> Result<Vec<Value>> {
-    let stream = jetstream::new(nats.clone()).get_stream(STREAM).await?;
-    let count = usize::try_from(stream.cached_info().state.messages)?;
-    let config = pull::Config { ack_policy: AckPolicy::None, ..Default::default() };
-    let mut messages = stream.create_consumer(config).await?.messages().await?.take(count);
-    let mut readings = Vec::with_capacity(count);
-    while let Some(message) = tokio::time::timeout(Duration::from_secs(20), messages.next())
-        .await
-        .context("no message")?
-    {
-        readings.push(serde_json::from_slice(&message?.payload).unwrap_or_default());
-    }
-    Ok(readings)
-}
-
-/// What monitoring says of the stream; null if there is none.
-pub(super) fn stream_info(server: &Server) -> Result<Value> {
-    let jsz = server.monitor("/jsz?consumers=1&config=1")?;
-    let streams = jsz["account_details"][0]["stream_detail"].as_array();
-    let readings = streams.into_iter().flatten().find(|stream| stream["name"] == STREAM);
-    Ok(readings.cloned().unwrap_or_default())
-}
-
-/// What monitoring says of the recorder's consumer; null if there is none.
-pub(super) fn consumer_info(server: &Server) -> Result<Value> {
-    let stream = stream_info(server)?;
-    let consumers = stream["consumer_detail"].as_array();
-    let durable = consumers.into_iter().flatten().find(|consumer| consumer["name"] == DURABLE);
-    Ok(durable.cloned().unwrap_or_default())
 }

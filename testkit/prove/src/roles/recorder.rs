@@ -1,5 +1,6 @@
 //! `recorder`: records readings, also those that were sent while it was away.
 
+use std::ops::RangeInclusive;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -8,8 +9,8 @@ use async_nats::jetstream;
 use testkit::{Server, Signal};
 
 use crate::instance::Instance;
-use crate::roles::orders::number;
-use crate::roles::readings::{SUBJECT, consumer_info, id, reading, store};
+use crate::roles::durable::number;
+use crate::roles::readings::{READINGS, SUBJECT, id, reading, store};
 use crate::roles::{ends, ends_without_nats_server};
 use crate::verdict::{Flaw, shown};
 use crate::{Check, Role, Seen, Trial};
@@ -90,7 +91,7 @@ fn seen() -> Seen {
 fn start(trial: &Trial, server: &Server, seen: &Seen) -> Result<Instance> {
     let mut recorder = trial.launch(server).watched(seen).start()?;
     recorder.wait(STARTED, "the stream readings had a consumer recorder", || {
-        Ok((!consumer_info(server)?.is_null()).then_some(()))
+        Ok((!READINGS.consumer_info(server)?.is_null()).then_some(()))
     })?;
     Ok(recorder)
 }
@@ -102,7 +103,7 @@ fn idle(trial: &Trial, server: &Server) -> Result<Instance> {
     let nats = trial.client(server)?;
     trial.block_on(store(&nats, 1..=1))?;
     recorder.wait(STARTED, "it had recorded and acknowledged a reading", || {
-        let info = consumer_info(server)?;
+        let info = READINGS.consumer_info(server)?;
         let is_idle = number(&info, "/ack_floor/stream_seq") > 0
             && number(&info, "/num_ack_pending") + number(&info, "/num_pending") == 0;
         Ok(is_idle.then_some(()))
@@ -124,21 +125,8 @@ fn starts(trial: &Trial) -> Result<String> {
     Ok(format!("a reading acknowledged after {}", shown(begun.elapsed())))
 }
 
-/// Waits until these readings are recorded, and returns how many are not, and how many twice.
-fn recorded(
-    seen: &Seen,
-    numbers: std::ops::RangeInclusive<u64>,
-    limit: Duration,
-) -> (usize, usize) {
-    let ids: Vec<String> = numbers.map(id).collect();
-    let begun = Instant::now();
-    loop {
-        let counts = seen.missing_and_repeated(ids.iter().map(String::as_str));
-        if counts.0 == 0 || begun.elapsed() > limit {
-            return counts;
-        }
-        thread::sleep(Duration::from_millis(5));
-    }
+fn ids(numbers: RangeInclusive<u64>) -> Vec<String> {
+    numbers.map(id).collect()
 }
 
 fn while_it_was_away(trial: &Trial) -> Result<String> {
@@ -151,7 +139,7 @@ fn while_it_was_away(trial: &Trial) -> Result<String> {
     let nats = trial.client(&server)?;
     trial.block_on(store(&nats, 1..=AWAY))?;
     let mut recorder = start(trial, &server, &seen)?;
-    let (missing, _) = recorded(&seen, 1..=AWAY, RECORDED);
+    let (missing, _) = READINGS.handled(&server, &mut recorder, &seen, &ids(1..=AWAY), RECORDED)?;
     if missing > 0 {
         bail!(
             Flaw::new(format!("{missing} of {AWAY} readings were not recorded"))
@@ -181,7 +169,8 @@ fn duplicates(trial: &Trial) -> Result<String> {
         again(number)?;
     }
     trial.block_on(store(&nats, 21..=21))?;
-    let (missing, repeated) = recorded(&seen, 1..=21, RECORDED);
+    let (missing, repeated) =
+        READINGS.handled(&server, &mut recorder, &seen, &ids(1..=21), RECORDED)?;
     recorder.signal(Signal::TERM);
     let _ = recorder.ends_well(("SIGTERM", Instant::now()));
     recorder.kill();
@@ -190,8 +179,10 @@ fn duplicates(trial: &Trial) -> Result<String> {
     }
     trial.block_on(store(&nats, 22..=22))?;
     let mut recorder = start(trial, &server, &seen)?;
-    let (missing_later, _) = recorded(&seen, 22..=22, RECORDED);
-    let (_, repeated_later) = recorded(&seen, 1..=22, Duration::ZERO);
+    let (missing_later, _) =
+        READINGS.handled(&server, &mut recorder, &seen, &ids(22..=22), RECORDED)?;
+    let (_, repeated_later) =
+        READINGS.handled(&server, &mut recorder, &seen, &ids(1..=22), Duration::ZERO)?;
     if missing + missing_later + repeated_later > 0 {
         bail!(
             Flaw::new(format!("{repeated_later} of 20 readings were recorded twice"))
@@ -217,16 +208,9 @@ fn malformed_readings(trial: &Trial) -> Result<String> {
         })?;
     }
     let good = MALFORMED.len() as u64;
-    let (missing, _) = recorded(&seen, 1..=good, RECORDED);
-    let begun = Instant::now();
-    let (left, again) = loop {
-        let info = consumer_info(&server)?;
-        let counts = (number(&info, "/num_ack_pending"), number(&info, "/num_redelivered"));
-        if counts == (0, 0) || begun.elapsed() > Duration::from_secs(5) {
-            break counts;
-        }
-        thread::sleep(Duration::from_millis(20));
-    };
+    let (missing, _) = READINGS.handled(&server, &mut recorder, &seen, &ids(1..=good), RECORDED)?;
+    let limit = Duration::from_secs(5);
+    let (left, again) = READINGS.unacknowledged_and_redelivered(&server, limit)?;
     if missing > 0 || left + again > 0 {
         bail!(
             Flaw::new(format!("{missing} of {good} readings not recorded, {left} messages unacknowledged, {again} redelivered"))
@@ -239,11 +223,11 @@ fn malformed_readings(trial: &Trial) -> Result<String> {
 }
 
 fn killed(trial: &Trial) -> Result<String> {
-    const READINGS: u64 = 3_000;
+    const COUNT: u64 = 3_000;
     let (server, seen) = (trial.server()?, seen());
     start(trial, &server, &seen)?.kill();
     let nats = trial.client(&server)?;
-    trial.block_on(store(&nats, 1..=READINGS))?;
+    trial.block_on(store(&nats, 1..=COUNT))?;
     for kill in 1..=3 {
         let mut recorder = start(trial, &server, &seen)?;
         recorder.wait(RECORDED_AGAIN, "it had recorded some readings", || {
@@ -252,16 +236,17 @@ fn killed(trial: &Trial) -> Result<String> {
         recorder.kill();
     }
     let mut recorder = start(trial, &server, &seen)?;
-    let (missing, repeated) = recorded(&seen, 1..=READINGS, RECORDED_AGAIN);
+    let (missing, repeated) =
+        READINGS.handled(&server, &mut recorder, &seen, &ids(1..=COUNT), RECORDED_AGAIN)?;
     if missing > 0 {
         bail!(
-            Flaw::new(format!("{missing} of {READINGS} readings were never recorded"))
-                .did(format!("{READINGS} readings were sent. Three times it was killed with -9, and started again."))
+            Flaw::new(format!("{missing} of {COUNT} readings were never recorded"))
+                .did(format!("{COUNT} readings were sent. Three times it was killed with -9, and started again."))
                 .saw(recorder.end()?.unwrap_or_else(|| "It runs.".into()))
                 .likely("A reading that is acknowledged before it is recorded is lost if the program dies in between.")
         );
     }
-    Ok(format!("0 of {READINGS} readings lost in 3 kills, {repeated} recorded again"))
+    Ok(format!("0 of {COUNT} readings lost in 3 kills, {repeated} recorded again"))
 }
 
 fn nats_server_restarted(trial: &Trial) -> Result<String> {
@@ -276,7 +261,13 @@ fn nats_server_restarted(trial: &Trial) -> Result<String> {
         let begun = Instant::now();
         let nats = trial.client(&server)?;
         trial.block_on(store(&nats, turn * 10..=turn * 10 + 9))?;
-        let (missing, _) = recorded(&seen, turn * 10..=turn * 10 + 9, back);
+        let (missing, _) = READINGS.handled(
+            &server,
+            &mut recorder,
+            &seen,
+            &ids(turn * 10..=turn * 10 + 9),
+            back,
+        )?;
         if missing > 0 {
             bail!(
                 Flaw::new(format!("{missing} of 10 readings not recorded {} after nats-server's return", shown(begun.elapsed())))

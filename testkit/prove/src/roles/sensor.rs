@@ -11,8 +11,8 @@ use rumqttc::{Client, Event, MqttOptions, Packet, QoS};
 use testkit::{Server, Signal};
 
 use crate::instance::{GRACE, Instance};
-use crate::roles::orders::number;
-use crate::roles::readings::{create, stored, stream_info};
+use crate::roles::durable::number;
+use crate::roles::readings::{READINGS, create};
 use crate::verdict::{Flaw, shown};
 use crate::{Check, Role, Trial};
 
@@ -90,7 +90,7 @@ pub const ROLE: Role = Role {
 };
 
 fn count(server: &Server) -> Result<u64> {
-    Ok(number(&stream_info(server)?, "/state/messages"))
+    Ok(number(&READINGS.stream_info(server)?, "/state/messages"))
 }
 
 /// A server with the stream of the readings.
@@ -103,7 +103,7 @@ fn broker(trial: &Trial) -> Result<Server> {
 
 fn seqs(trial: &Trial, server: &Server) -> Result<BTreeSet<u64>> {
     let nats = trial.client(server)?;
-    let readings = trial.block_on(stored(&nats))?;
+    let readings = trial.block_on(READINGS.stored(&nats))?;
     Ok(readings.iter().filter_map(|reading| reading["seq"].as_u64()).collect())
 }
 
@@ -114,7 +114,7 @@ fn starts(trial: &Trial) -> Result<String> {
     let begun = Instant::now();
     let end = sensor.ends_by_itself(SENT)?;
     let nats = trial.client(&server)?;
-    let readings = trial.block_on(stored(&nats))?;
+    let readings = trial.block_on(READINGS.stored(&nats))?;
     let good = readings.iter().filter(|reading| {
         reading["sensor_id"].is_string()
             && reading["celsius"].is_number()
