@@ -142,15 +142,24 @@ fn starts(trial: &Trial) -> Result<String> {
 }
 
 /// Waits until `count` lines have named an order.
-fn taken(seen: &Seen, count: u64, limit: Duration, instance: &mut Instance) -> Result<(), Flaw> {
-    let begun = Instant::now();
+fn taken(
+    server: &Server,
+    seen: &Seen,
+    count: u64,
+    limit: Duration,
+    instance: &mut Instance,
+) -> Result<(), Flaw> {
+    let (begun, mut over_since) = (Instant::now(), None);
     loop {
         let taken = seen.wait(count, Duration::from_millis(50));
         if taken >= count {
             return Ok(());
         }
         let end = instance.end().unwrap_or_default();
-        if end.is_some() || begun.elapsed() > limit {
+        let is_over = STREAM.is_over(server).unwrap_or(false);
+        over_since = if is_over { over_since.or(Some(Instant::now())) } else { None };
+        let is_settled = over_since.is_some_and(|since| since.elapsed() > BACK);
+        if end.is_some() || is_settled || begun.elapsed() > limit {
             let end = end.unwrap_or_else(|| "It runs.".into());
             return Err(Flaw::new(format!("{taken} of {count} orders were taken")).saw(format!(
                 "{end} Lines named {taken} of {count} orders after {}.",
@@ -187,7 +196,7 @@ fn history_first(trial: &Trial) -> Result<String> {
     let mut consumer = trial.launch(&server).watched(&seen).start()?;
     trial.block_on(store(&nats, 501..=1_000))?;
     let likely = "A consumer begins with the first message unless its deliver policy says otherwise, and a stream keeps the order as long as orders are handled one after another.";
-    taken(&seen, 1_000, TAKEN, &mut consumer)
+    taken(&server, &seen, 1_000, TAKEN, &mut consumer)
         .and_then(|()| exactly(&seen, 1..=1_000))
         .map_err(|flaw| flaw.did(DID).likely(likely))?;
     Ok("1000 of 1000 orders, in order".into())
@@ -207,7 +216,7 @@ fn goes_on(trial: &Trial) -> Result<String> {
     for start in 1..=STARTS {
         let mut consumer = trial.launch(&server).watched(&seen).start()?;
         let goal = if start == STARTS { ORDERS } else { seen.count() + 300 };
-        taken(&seen, goal, TAKEN_AGAIN, &mut consumer)
+        taken(&server, &seen, goal, TAKEN_AGAIN, &mut consumer)
             .map_err(|flaw| flaw.did(&did).likely(likely))?;
         consumer.signal(Signal::TERM);
         consumer.ends_well(("SIGTERM", Instant::now()))?;
@@ -284,7 +293,8 @@ fn stopped_in_full_flow(trial: &Trial) -> Result<String> {
     );
     let likely = "Client libraries fetch orders ahead. Those that are fetched and not handled reach no other program before ack_wait is over: finish the batch, or fetch only what is handled at once, and wait for the last acknowledgements before the end.";
     let mut consumer = trial.launch(&server).watched(&seen).start()?;
-    taken(&seen, 300, TAKEN, &mut consumer).map_err(|flaw| flaw.did(&did).likely(likely))?;
+    taken(&server, &seen, 300, TAKEN, &mut consumer)
+        .map_err(|flaw| flaw.did(&did).likely(likely))?;
     consumer.signal(Signal::TERM);
     let end = consumer.ends_well(("SIGTERM", Instant::now()));
     // nats-server has read everything when it has noticed the end.
@@ -340,7 +350,8 @@ fn poison_order(trial: &Trial) -> Result<String> {
     );
     let likely = "An error that leaves the loop ends the program: the message is never acknowledged, and comes again at each start. A nak asks for it again, too. Terminate what can never be handled (`AckKind::Term`), and report it.";
     let mut consumer = trial.launch(&server).watched(&seen).start()?;
-    taken(&seen, good, TAKEN, &mut consumer).map_err(|flaw| flaw.did(&did).likely(likely))?;
+    taken(&server, &seen, good, TAKEN, &mut consumer)
+        .map_err(|flaw| flaw.did(&did).likely(likely))?;
     let (left, again) = STREAM.unacknowledged_and_redelivered(&server, BACK)?;
     if left + again > 0 {
         bail!(
@@ -371,7 +382,7 @@ fn stream_missing(trial: &Trial) -> Result<String> {
     trial.block_on(create(&nats, StorageType::File))?;
     trial.block_on(store(&nats, 1..=10))?;
     let begun = Instant::now();
-    taken(&seen, 10, BACK, &mut consumer).map_err(|flaw| flaw.did(did).likely(likely))?;
+    taken(&server, &seen, 10, BACK, &mut consumer).map_err(|flaw| flaw.did(did).likely(likely))?;
     Ok(format!("10 orders taken {} after the stream was there", shown(begun.elapsed())))
 }
 
@@ -382,7 +393,7 @@ fn stream_made_anew(trial: &Trial) -> Result<String> {
     trial.block_on(store(&nats, 1..=20))?;
     let likely = "The durable consumer is gone with its stream, and most client libraries go on asking for messages of a consumer that does not exist. On such an error, or when an answer stays out, ask for stream and consumer again.";
     let mut consumer = trial.launch(&server).watched(&seen).start()?;
-    taken(&seen, 20, TAKEN, &mut consumer)?;
+    taken(&server, &seen, 20, TAKEN, &mut consumer)?;
     let mut longest = Duration::ZERO;
     for (turn, first) in [(1, 21), (2, 41)] {
         let did = "The stream was deleted, created again 1 s later, and 20 orders were stored.";
@@ -393,7 +404,7 @@ fn stream_made_anew(trial: &Trial) -> Result<String> {
             store(&nats, first..=first + 19).await
         })?;
         let begun = Instant::now();
-        taken(&seen, 20 + turn * 20, BACK, &mut consumer)
+        taken(&server, &seen, 20 + turn * 20, BACK, &mut consumer)
             .map_err(|flaw| flaw.did(did).likely(likely))?;
         longest = longest.max(begun.elapsed());
     }
@@ -409,7 +420,7 @@ fn slow_handler(trial: &Trial) -> Result<String> {
     let did = "1000 orders were stored, and it was started with --work 100ms.";
     let likely = "More orders are fetched than can be handled within ack_wait: the last ones of a batch time out while they wait, and nats-server delivers them again. Fetch fewer, or report progress.";
     let mut consumer = trial.launch(&server).args("--work 100ms").watched(&seen).start()?;
-    taken(&seen, 1, TAKEN, &mut consumer).map_err(|flaw| flaw.did(did).likely(likely))?;
+    taken(&server, &seen, 1, TAKEN, &mut consumer).map_err(|flaw| flaw.did(did).likely(likely))?;
     let begun = Instant::now();
     // In nanoseconds.
     let ack_wait = number(&STREAM.consumer_info(&server)?, "/config/ack_wait");
@@ -455,7 +466,7 @@ fn nats_server_restarted(trial: &Trial) -> Result<String> {
     trial.block_on(create(&nats, StorageType::File))?;
     trial.block_on(store(&nats, 1..=100))?;
     let mut consumer = trial.launch(&server).watched(&seen).start()?;
-    taken(&seen, 100, TAKEN, &mut consumer)?;
+    taken(&server, &seen, 100, TAKEN, &mut consumer)?;
     let mut longest = Duration::ZERO;
     for (turn, first) in [(1, 101), (2, 201)] {
         let did = "nats-server was killed, started again 2 s later, and 100 orders were stored.";

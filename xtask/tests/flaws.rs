@@ -1,0 +1,159 @@
+//! Checks that no first version and no exercise fails: each has a program that does, for a stated
+//! reason. So there is no check that cannot fail.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+use std::thread;
+
+use anyhow::{Context, Result, bail, ensure};
+use course::EXERCISES;
+use prove::{Candidate, Plan, Verdict};
+use testkit::example;
+
+/// Role, flaw, the check that fails, and what its figure says.
+const FLAWS: &[(&str, &str, &str, &str)] = &[
+    ("log-worker", "ends", "starts", "it ended before it subscribed to logs.process"),
+    ("log-worker", "buffers", "killed", "of 1000 afterwards"),
+    ("log-worker", "never-reconnects", "nats-server-restarted", "it ended with the connection"),
+    ("math-client", "multiplies", "starts", "17 + 25 is not said to be 42"),
+    ("math-server", "ends", "starts", "it ended before it subscribed to math.sum"),
+    ("math-server", "adds-in-floats", "right-answers", "of 9 sums"),
+    (
+        "math-server",
+        "needs-a-reply-subject",
+        "no-reply-subject",
+        "messages without a reply subject",
+    ),
+    ("math-server", "no-group", "shares-requests", "requests got"),
+    ("math-server", "never-reconnects", "nats-server-restarted", "it ended with the connection"),
+    ("math-server", "impatient", "slow-link", "replies in"),
+    ("math-server", "impatient", "cut-link", "replies in"),
+    ("order-publisher", "silent", "starts", "10 of 10 orders are stored, 0 were reported"),
+    ("order-consumer", "ends", "starts", "it ended before it had taken and acknowledged an order"),
+    ("order-consumer", "only-new", "history-first", "orders were taken"),
+    ("order-consumer", "never-reconnects", "nats-server-restarted", "orders not taken"),
+    ("config-app", "ends", "starts", "its last line says nothing, and the value is on"),
+    ("config-app", "asks-now-and-then", "every-change", "of 100 changes were printed"),
+    ("config-app", "not-false-is-on", "neither-value", "the value \"maybe\" does not turn it off"),
+    ("config-admin", "other-words", "starts", "0 of 2 values that were written"),
+    ("sensor", "counts-from-zero", "starts", "10 of 10 readings arrived as they have to be"),
+    ("recorder", "ends", "starts", "it ended before"),
+    ("recorder", "plain-subscriber", "while-it-was-away", "100 of 100 readings were not recorded"),
+    ("recorder", "remembers-nothing", "duplicates", "20 of 20 readings were recorded twice"),
+    ("recorder", "stumbles", "malformed-readings", "readings not recorded"),
+    ("recorder", "acknowledges-first", "killed", "readings were never recorded"),
+    ("recorder", "never-reconnects", "nats-server-restarted", "of 10 readings not recorded"),
+    ("recorder", "no-handler", "ends", "the signal itself ends it"),
+    (
+        "recorder",
+        "flushes-without-limit",
+        "ends-without-nats-server",
+        "it runs on after SIGTERM while nats-server was away",
+    ),
+];
+
+fn verdict(role: &str, flaw: &str, check: &str) -> Result<Verdict> {
+    let role = prove::role(role).context("no such role")?;
+    let check = role.checks.iter().find(|it| it.name == check).context("no such check")?;
+    let folder = format!("{}/{}-{flaw}-{}", env!("CARGO_TARGET_TMPDIR"), role.name, check.name);
+    let plan = Plan { checks: vec![check], seed: 1, folder: folder.into() };
+    let program = example("flawed");
+    let words = [program.as_os_str(), role.name.as_ref(), flaw.as_ref()];
+    prove::run(&plan, &Candidate::new(words)?, |_| ())?.pop().context("no verdict")
+}
+
+fn are_found(role: &str) -> Result<()> {
+    let is_found = |flaw: &str, check: &str, reason: &str| {
+        let verdict = verdict(role, flaw, check)?;
+        let is_found = !verdict.holds() && verdict.figure().contains(reason);
+        ensure!(is_found, "{role} {flaw} {check}: {verdict:#?}");
+        Ok(())
+    };
+    let flaws = FLAWS.iter().filter(|(it, ..)| *it == role);
+    thread::scope(|scope| {
+        // Most of a check is waiting.
+        let found: Vec<_> = flaws
+            .map(|(_, flaw, check, reason)| scope.spawn(|| is_found(flaw, check, reason)))
+            .collect();
+        found.into_iter().try_for_each(|it| it.join().unwrap_or_else(|_| bail!("a panic")))
+    })
+}
+
+macro_rules! roles {
+    ($($test:ident: $role:literal,)*) => {
+        $(
+            #[test]
+            fn $test() -> Result<()> {
+                are_found($role)
+            }
+        )*
+
+        const ROLES: &[&str] = &[$($role),*];
+    };
+}
+
+roles! {
+    flaws_of_a_log_worker: "log-worker",
+    flaws_of_a_math_client: "math-client",
+    flaws_of_a_math_server: "math-server",
+    flaws_of_an_order_publisher: "order-publisher",
+    flaws_of_an_order_consumer: "order-consumer",
+    flaws_of_a_config_app: "config-app",
+    flaws_of_a_config_admin: "config-admin",
+    flaws_of_a_sensor: "sensor",
+    flaws_of_a_recorder: "recorder",
+}
+
+/// The same programs, without the flaw, hold those checks: what fails is the flaw.
+#[test]
+fn without_its_flaw_a_program_holds_the_check() -> Result<()> {
+    for (role, check) in [
+        ("log-worker", "nats-server-restarted"),
+        ("math-server", "right-answers"),
+        ("math-server", "no-reply-subject"),
+        ("math-server", "shares-requests"),
+        ("math-server", "cut-link"),
+        ("order-publisher", "starts"),
+        ("order-consumer", "history-first"),
+        ("order-consumer", "nats-server-restarted"),
+        ("config-app", "every-change"),
+        ("config-app", "neither-value"),
+        ("sensor", "starts"),
+        ("recorder", "while-it-was-away"),
+        ("recorder", "malformed-readings"),
+        ("recorder", "killed"),
+        ("recorder", "nats-server-restarted"),
+        ("recorder", "ends"),
+        ("recorder", "ends-without-nats-server"),
+    ] {
+        let verdict = verdict(role, "none", check)?;
+        ensure!(verdict.holds(), "{role} {check}: {verdict:#?}");
+    }
+    Ok(())
+}
+
+/// Each check fails for a first version, as PROVE.md lists them, for an exercise, or for a program
+/// of this file.
+#[test]
+fn no_check_exists_that_cannot_fail() -> Result<()> {
+    let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../PROVE.md"))?;
+    let mut failed = BTreeSet::new();
+    for row in text.lines().filter_map(|line| line.strip_prefix("| `first-")) {
+        let (role, rest) = row.split_once('`').context("no role")?;
+        let checks = rest.split('|').nth(1).context("no checks")?;
+        failed.extend(checks.split('`').skip(1).step_by(2).map(|check| (role, check)));
+    }
+    for exercise in EXERCISES {
+        failed.extend(exercise.checks.last().map(|check| (exercise.role, *check)));
+    }
+    failed.extend(FLAWS.iter().map(|(role, _, check, _)| (*role, *check)));
+    for role in prove::roles() {
+        for check in role.checks {
+            ensure!(failed.contains(&(role.name, check.name)), "{} {}", role.name, check.name);
+        }
+    }
+    let tested: BTreeSet<&str> = FLAWS.iter().map(|(role, ..)| *role).collect();
+    assert_eq!(tested, ROLES.iter().copied().collect());
+    Ok(())
+}
