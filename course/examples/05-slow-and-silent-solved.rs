@@ -5,8 +5,8 @@
 //! handled, and there is no error anywhere: not in the worker, not in the
 //! publisher, not in the log of nats-server.
 //!
-//! Give the worker room for the burst, and let it say so if it loses
-//! entries nevertheless.
+//! Nothing may be lost without a word: give the worker room for the burst,
+//! and let it say on stderr if entries were dropped nevertheless.
 
 use async_nats::{ConnectOptions, Event};
 use futures::StreamExt;

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use async_nats::jetstream;
 use futures::StreamExt;
-use tokio::time::sleep;
+use tokio::time::interval;
 
 const BUCKET: &str = "configs_playgrnd";
 const KEY: &str = "site_maintenance";
@@ -22,13 +22,14 @@ async fn main() -> Result<(), async_nats::Error> {
     let jetstream = jetstream::new(async_nats::connect(url).await?);
     let bucket = jetstream.get_key_value(BUCKET).await?;
 
+    let mut every_second = interval(Duration::from_secs(1));
     let mut created = bucket.stream.cached_info().created;
     let mut changes = bucket.watch_with_history(KEY).await?;
 
     loop {
         let change = tokio::select! {
             change = changes.next() => change,
-            () = sleep(Duration::from_secs(1)) => {
+            _ = every_second.tick() => {
                 // A bucket that was made anew has another time of creation.
                 if let Ok(now) = jetstream.get_key_value(BUCKET).await
                     && now.stream.cached_info().created != created

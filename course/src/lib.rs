@@ -131,15 +131,19 @@ pub const EXERCISES: &[Exercise] = &[
              and the program has not read?",
             "The library has to read on until nothing is on its way any more. What nats-server sends \
              over one connection keeps its order: tell it to send no more entries, then let it send \
-             you a message of your own. That one comes last. (`drain` does not wait so long.)",
+             you a message of your own. That one comes last. (`drain` will not do, not even with such \
+             a message: the library then forgets the subscription before the last entries are here.)",
             "Ask for an end after so many entries that nats-server cannot read the number, and takes \
-             it for \"now\", while the library reads on. Then send yourself a message:\n\n    \
+             it for \"now\", while the library reads on. Then send yourself a message. When it is here, \
+             `unsubscribe` loses nothing any more:\n\n    \
              logs.unsubscribe_after(u64::MAX).await?;\n    \
              let inbox = client.new_inbox();\n    \
              let mut echo = client.subscribe(inbox.clone()).await?;\n    \
              client.publish(inbox, \"\".into()).await?;\n    \
-             echo.next().await;\n\nAfter that `unsubscribe` loses nothing: `logs.next()` yields what \
-             has arrived, and then `None`. Do not leave the loop before.",
+             echo.next().await;\n    \
+             logs.unsubscribe().await?;\n\n\
+             After that `logs.next()` yields what has arrived, and then `None`. Do not leave the loop \
+             before.",
         ],
         learnt: "Who leaves a queue group still owns the messages that it was given. `unsubscribe` \
                  loses them; an echo of your own says when the last one is here.",
@@ -285,16 +289,19 @@ pub const EXERCISES: &[Exercise] = &[
         source: program!("12-the-deaf-watch"),
         solution: program!("12-the-deaf-watch-solved"),
         hints: [
-            "A watch goes on at the revision after the last one that it has seen, in any bucket of \
-             that name. At which revision does a new bucket begin?",
-            "Open the bucket again now and then, and compare: a bucket is a stream, and a stream has \
-             a time of creation. If it is another one, begin a new watch.",
+            "Revisions cannot tell the two buckets apart: the new one may have as many as the old one. \
+             What can? And does your handle describe the bucket that is there, or the one that was?",
+            "Open the bucket again now and then, and compare: behind a bucket is a stream, and a stream \
+             has a time of creation. If it is another one, begin a new watch. For a moment there may \
+             be no bucket at all.",
             "What to compare, and a place for it in the loop:\n\n    \
              bucket.stream.cached_info().created\n\n    \
+             let mut every_second = interval(Duration::from_secs(1));\n    \
              tokio::select! {\n        \
              change = changes.next() => change,\n        \
-             () = sleep(Duration::from_secs(1)) => …\n    \
-             }\n\nIn the second case open the bucket with `get_key_value`, compare, and `continue`.",
+             _ = every_second.tick() => …\n    \
+             }\n\nIn the second case open the bucket with `get_key_value`, compare, and `continue`; \
+             if it cannot be opened, too.",
         ],
         learnt: "A watch belongs to one bucket. Deleted and made anew, the bucket is another one \
                  under the same name, and no error says so: compare the time of creation.",
@@ -308,12 +315,13 @@ pub const EXERCISES: &[Exercise] = &[
         solution: program!("13-two-admins-solved"),
         hints: [
             "Between the read and the write lie 20 ms. What may the other admin do in that time?",
-            "Each value has a revision. A bucket can refuse a write unless the last revision is \
-             still the one that you have read. If it refuses, read again, and decide again.",
-            "Write for a revision; 0 means that there is no value yet:\n\n    \
+            "Each value has a revision; 0 means that there is no value yet. A bucket can refuse a \
+             write unless the last revision is still the one that you have read. If it refuses for \
+             that reason, read again, and decide again.",
+            "Write for the revision that you have read:\n\n    \
              bucket.update(KEY, value.into(), revision).await\n\n\
              The error's kind is `kv::UpdateErrorKind::WrongLastRevision` if the other admin was \
-             faster. That turn does not count.",
+             faster. Then go round the loop once more, without counting that turn.",
         ],
         learnt: "Read, decide, write loses writes as soon as there are two writers. With the \
                  revision that was read (compare and set) one of them is refused, and reads again.",
@@ -363,11 +371,12 @@ pub const EXERCISES: &[Exercise] = &[
         source: program!("16-denied"),
         solution: program!("16-denied-solved"),
         hints: [
-            "`publish` and `flush` return before nats-server has looked at the messages. Its refusal \
-             comes later. As what?",
-            "The refusal is an event of the connection, and an option of `connect` takes events. \
-             Collect them in a channel. Before you look into it, nats-server has to have answered \
-             something that was sent after the messages: a message to yourself will do.",
+            "`publish` and `flush` return before nats-server has looked at the messages. What has to \
+             happen before you can be sure that there is no refusal? (Not a sleep: it only guesses.)",
+            "An option of `connect` takes the events of the connection; collect them in a channel. \
+             Before you look into it, nats-server has to have answered something that was sent after \
+             the messages: publish to an inbox of your own, and wait until that message is \
+             back.",
             "Collect the events:\n\n    \
              let options = ConnectOptions::new().event_callback(move |event| {\n        \
              if let Event::ServerError(error) = event { … }\n        \

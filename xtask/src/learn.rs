@@ -21,7 +21,7 @@ use notify::{RecursiveMode, Watcher};
 use prove::{Candidate, Plan};
 use similar::{ChangeTag, TextDiff};
 
-use crate::verdicts::{BAD, FAINT, GOOD, Screen, WIDTH, wrapped};
+use crate::verdicts::{BAD, Detail, FAINT, GOOD, Screen, WIDTH, wrapped};
 use crate::workspace::root;
 use folder::Folder;
 
@@ -108,7 +108,8 @@ fn check(folder: &mut Folder, exercise: &Exercise) -> Result<bool> {
     let checks: Vec<_> = checks.collect();
     let kept = root().join("target/learn").join(exercise.name);
     let plan = Plan { checks, seed: 1, folder: kept };
-    let screen = Screen::new(&plan.checks, false, false);
+    // The likely cause is for the hints to tell.
+    let screen = Screen::new(&plan.checks, Detail::Seen);
     let verdicts = screen.run(&plan, &Candidate::new([program])?)?;
     let is_solved = verdicts.iter().all(prove::Verdict::holds);
     if is_solved {

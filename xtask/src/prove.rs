@@ -11,7 +11,7 @@ use clap::Args;
 use prove::{Candidate, Check, Flaw, Plan, Role, Verdict};
 use serde_json::json;
 
-use crate::verdicts::{BAD, GOOD, Screen, WIDTH};
+use crate::verdicts::{BAD, Detail, GOOD, Screen, WIDTH};
 use crate::workspace::{cargo, root};
 
 /// Breaks a program, in any language, and says what was lost
@@ -79,7 +79,12 @@ pub fn run(call: &Call) -> Result<ExitCode> {
         println!("{}", introduction(call, &plan));
     }
     let begun = Instant::now();
-    let verdicts = Screen::new(&plan.checks, call.verbose, call.json).run(&plan, &candidate)?;
+    let detail = match call {
+        Call { json: true, .. } => Detail::Nothing,
+        Call { verbose: true, .. } => Detail::Output,
+        _ => Detail::Cause,
+    };
+    let verdicts = Screen::new(&plan.checks, detail).run(&plan, &candidate)?;
 
     let good = verdicts.iter().filter(|verdict| verdict.holds()).count();
     if call.json {

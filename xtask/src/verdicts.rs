@@ -24,6 +24,19 @@ pub const FAINT: Style = Style::new().dimmed();
 /// How wide a line may be.
 pub const WIDTH: usize = 80;
 
+/// How much is shown of a check that fails.
+#[derive(Clone, Copy, PartialEq, PartialOrd)]
+pub enum Detail {
+    /// Nothing is shown of any check, except that it runs.
+    Nothing,
+    /// What was done and seen.
+    Seen,
+    /// The likely cause, too.
+    Cause,
+    /// What the program has printed, too.
+    Output,
+}
+
 /// Shows verdicts in the plan's order, and what runs meanwhile.
 pub struct Screen {
     order: VecDeque<&'static str>,
@@ -32,17 +45,15 @@ pub struct Screen {
     running: Vec<&'static str>,
     /// How long the names are.
     names: usize,
-    verbose: bool,
-    is_silent: bool,
+    detail: Detail,
 }
 
 impl Screen {
-    /// Prepares a screen for these checks. With `verbose` it shows what a program has printed in a
-    /// check that failed; a silent one shows nothing but what runs.
-    pub fn new(checks: &[&'static Check], verbose: bool, is_silent: bool) -> Self {
+    /// Prepares a screen for these checks.
+    pub fn new(checks: &[&'static Check], detail: Detail) -> Self {
         let order = checks.iter().map(|check| check.name).collect();
         let names = checks.iter().map(|check| check.name.len()).max().unwrap_or(0);
-        Self { order, early: vec![], running: vec![], names, verbose, is_silent }
+        Self { order, early: vec![], running: vec![], names, detail }
     }
 
     /// Makes the checks of a plan, and shows what happens.
@@ -60,14 +71,14 @@ impl Screen {
             Event::Begins(check) => self.running.push(check.name),
             Event::Ends(verdict) => {
                 self.running.retain(|name| *name != verdict.check.name);
-                self.early.push((verdict.check.name, paragraph(verdict, self.names, self.verbose)));
+                self.early.push((verdict.check.name, paragraph(verdict, self.names, self.detail)));
             }
         }
         while let Some(turn) = self.order.front()
             && let Some(at) = self.early.iter().position(|(name, _)| name == turn)
         {
             let (_, text) = self.early.remove(at);
-            if !self.is_silent {
+            if self.detail > Detail::Nothing {
                 print!("{text}");
             }
             self.order.pop_front();
@@ -87,7 +98,7 @@ impl Screen {
 }
 
 /// What is shown of a verdict.
-fn paragraph(verdict: &Verdict, names: usize, verbose: bool) -> String {
+fn paragraph(verdict: &Verdict, names: usize, detail: Detail) -> String {
     let check = verdict.check;
     let line = |style: Style, mark: char, figure: &str| {
         wrapped(&format!("{style}{mark}{style:#} {:<names$}  ", check.name), figure, names + 4)
@@ -107,11 +118,12 @@ fn paragraph(verdict: &Verdict, names: usize, verbose: bool) -> String {
         ("likely", &flaw.likely),
         ("lesson", &lesson),
     ] {
-        if !part.is_empty() {
+        let is_shown = name != "likely" || detail >= Detail::Cause;
+        if is_shown && !part.is_empty() {
             text += &wrapped(&format!("    {FAINT}{name:<7}{FAINT:#} "), part, 12);
         }
     }
-    if verbose {
+    if detail == Detail::Output {
         text += &printed(&verdict.folder).unwrap_or_default();
     }
     text

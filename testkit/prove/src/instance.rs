@@ -354,8 +354,8 @@ impl Instance {
             bail!(
                 Flaw::new(format!("it runs on after {what}"))
                     .did(format!("It got {what}."))
-                    .saw(format!("{} later it had not ended.", shown(when.elapsed())))
-                    .likely("A handler of the signal is missing, or it waits for something that never comes; it has 5 s.")
+                    .saw(format!("It has 5 s for that. {} later it had not ended.", shown(when.elapsed())))
+                    .likely("It does not handle the signal, or it waits for something that does not come, or that never ends.")
             );
         };
         let took = ended.at.saturating_duration_since(when);

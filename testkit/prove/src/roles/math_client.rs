@@ -134,7 +134,7 @@ fn tells_apart(trial: &Trial) -> Result<String> {
         bail!(
             Flaw::new(format!("{two} read alike"))
                 .did("It was run three times: no server had subscribed, the server did not reply, the server refused.")
-                .saw(format!("Both times it said `{}`.", text.trim()))
+                .saw(format!("To both it said `{}`.", text.trim()))
                 .likely(likely)
         );
     }

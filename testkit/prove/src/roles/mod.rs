@@ -19,7 +19,7 @@ mod switch;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
-use testkit::{Server, Signal};
+use testkit::{Link, Server, Signal};
 
 use crate::instance::Instance;
 use crate::verdict::{Flaw, shown};
@@ -71,7 +71,10 @@ fn without_publishing(subject: &str) -> String {
 fn denied(trial: &Trial, config: &str, flags: &str) -> Result<String> {
     const LIMIT: Duration = Duration::from_secs(5);
     let server = trial.server_with(config)?;
-    let mut instance = trial.launch(&server).args(flags).start()?;
+    // Far away: a program that only waits for a moment does not hear of the denial.
+    let link = Link::to(server.port())?;
+    link.delay(Duration::from_millis(250));
+    let mut instance = trial.launch(&server).args(flags).url(&link.url()).start()?;
     let begun = Instant::now();
     let end = instance.ends_by_itself(LIMIT);
     let (code, saw) = match end {
@@ -82,7 +85,7 @@ fn denied(trial: &Trial, config: &str, flags: &str) -> Result<String> {
         let said = instance.stdout().last().cloned().unwrap_or_default();
         bail!(
             Flaw::new("a denial looks like success")
-                .did("nats-server did not let it publish.")
+                .did("nats-server did not let it publish, and each way to it took 250 ms.")
                 .saw(format!("{saw} The last line of its stdout was `{said}`."))
                 .likely("`publish` returns Ok before nats-server has seen the message. The one sign of a denial is an event of the connection, \"Permissions Violation\": wait until nats-server has answered, and look whether there was one.")
         );
