@@ -2,16 +2,14 @@
 
 #[path = "support/retained.rs"]
 mod retained;
-mod support;
-
 use anyhow::{Context, Result, ensure};
 use futures::StreamExt;
 use rumqttc::{MqttOptions, Packet, QoS};
 use testkit::{Program, Server};
 use tokio::time::timeout;
 
+use crate::support::{BACKEND, Mqtt, PATIENCE, RECORDER, SENSOR, reading, ready, seqs, spawn};
 use retained::{eventually, wait_for_retained};
-use support::{BACKEND, Mqtt, PATIENCE, RECORDER, SENSOR, reading, ready, seqs, spawn};
 
 const DEVICE_ADMIN: &str = env!("CARGO_BIN_EXE_device-admin");
 

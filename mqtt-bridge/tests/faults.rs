@@ -4,8 +4,6 @@
 mod retained;
 #[path = "support/stored.rs"]
 mod stored;
-mod support;
-
 use std::collections::HashSet;
 use std::fs;
 use std::io::{Write, stderr};
@@ -18,9 +16,9 @@ use async_nats::jetstream::{self, stream};
 use serde_json::Value;
 use testkit::{Ended, Link, Program, Server, Signal};
 
+use crate::support::{BACKEND, Mqtt, PATIENCE, RECORDER, SENSOR, reading, ready, seqs, spawn};
 use retained::{eventually, wait_for_retained};
 use stored::stored;
-use support::{BACKEND, Mqtt, PATIENCE, RECORDER, SENSOR, reading, ready, seqs, spawn};
 
 /// Starts a sensor whose broker is at the end of a link. On stderr it says which readings it has
 /// taken.

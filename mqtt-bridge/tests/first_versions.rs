@@ -2,15 +2,13 @@
 
 #[path = "support/stored.rs"]
 mod stored;
-mod support;
-
 use std::collections::HashSet;
 use std::io::{Write, stderr};
 
 use anyhow::{Context, Result};
 use testkit::{Program, Server, example};
 
-use support::{BACKEND, Mqtt, PATIENCE, RECORDER, SENSOR, ready, seqs, spawn};
+use crate::support::{self, BACKEND, Mqtt, PATIENCE, RECORDER, SENSOR, ready, seqs, spawn};
 
 /// `first-sensor` sends so many readings.
 const COUNT: u64 = 10;

@@ -1,7 +1,5 @@
 //! What the first versions lose, and the services under the same fault.
 
-mod support;
-
 use std::io::{self, BufRead, BufReader, Write, stderr};
 use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
@@ -12,7 +10,9 @@ use std::time::Duration;
 use anyhow::Result;
 use testkit::{Ended, Program, Server, Signal, example};
 
-use support::{Handled, PUBLISHER, SUBJECT, WORKER, count_of, publish, server_takes, start_worker};
+use crate::support::{
+    Handled, PUBLISHER, SUBJECT, WORKER, count_of, publish, server_takes, start_worker,
+};
 
 fn first_worker() -> PathBuf {
     example("first-log-worker")

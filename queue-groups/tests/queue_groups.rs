@@ -1,7 +1,5 @@
 //! The publisher and its workers against a real server.
 
-mod support;
-
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read};
 use std::process::Stdio;
@@ -11,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use testkit::{Link, Program, Server};
 
-use support::{
+use crate::support::{
     Handled, PUBLISHER, SUBJECT, WORKER, count_of, id_of, publish, server_takes, start_worker,
 };
 

@@ -1,7 +1,5 @@
 //! Workers and publishers that are told to stop: what is lost, how long it takes, what they say.
 
-mod support;
-
 use std::io::Write;
 use std::net::TcpStream;
 use std::process::{Command, Stdio};
@@ -14,7 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use testkit::{Cluster, Link, Program, Server, Signal};
 
-use support::{
+use crate::support::{
     Handled, PUBLISHER, SUBJECT, WORKER, confirmed, count_of, publish, server_takes, start_worker,
 };
 

@@ -1,13 +1,11 @@
 //! What the first versions lose, and the services do not: each loss that the README states.
 
-mod held;
-
 use std::io::{Write, stderr};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use crate::held::{self, HELD, Hold};
 use anyhow::{Result, ensure};
-use held::{HELD, Hold};
 use testkit::{Ended, Program, Server, Signal, example};
 
 const CLIENT: &str = env!("CARGO_BIN_EXE_math-client");

@@ -91,7 +91,7 @@ pub fn bless(named: &[String]) -> Result<()> {
     for name in &chosen {
         test.args(["--package", name]);
     }
-    test.args(["--test", "readme"]);
+    test.args(["--test", "tests", "readme::"]);
     ensure!(test.status().context("cannot run cargo")?.success(), "a README cannot be played");
     Ok(())
 }

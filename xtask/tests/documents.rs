@@ -9,9 +9,7 @@ use anyhow::{Context, Result, ensure};
 use pulldown_cmark::{CodeBlockKind, Event, Options, Parser, Tag, TagEnd};
 use serde_json::Value;
 
-mod metadata;
-
-use metadata::{dependencies, is_experiment, name, packages, root};
+use crate::metadata::{dependencies, is_experiment, name, packages, root};
 
 /// The heading that ends the lesson of a README.
 const REFERENCE: &str = "Reference";

@@ -6,9 +6,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
-mod common;
-
-use common::{builds_nested, lock_nested, nested, root, run};
+use crate::common::{builds_nested, lock_nested, nested, root, run};
 
 fn new(args: &[&str]) -> Command {
     let mut command = testkit::isolated(env!("CARGO_BIN_EXE_xtask"));

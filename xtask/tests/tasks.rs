@@ -5,9 +5,7 @@ use std::process::Command;
 use anyhow::{Context, Result};
 use testkit::{Port, Server};
 
-mod common;
-
-use common::{builds_nested, lock_nested, root, run};
+use crate::common::{builds_nested, lock_nested, root, run};
 
 fn xtask(args: &[&str]) -> Command {
     let mut command = testkit::isolated(env!("CARGO_BIN_EXE_xtask"));

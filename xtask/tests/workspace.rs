@@ -6,9 +6,7 @@ use std::fs;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-mod metadata;
-
-use metadata::{dependencies, is_experiment, name, packages};
+use crate::metadata::{dependencies, is_experiment, name, packages};
 
 fn manifest(package: &Value) -> Result<String> {
     let path = package["manifest_path"].as_str().context("no manifest")?;
