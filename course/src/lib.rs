@@ -375,18 +375,16 @@ pub const EXERCISES: &[Exercise] = &[
              happen before you can be sure that there is no refusal? (Not a sleep: it only guesses.)",
             "An option of `connect` takes the events of the connection; collect them in a channel. \
              Before you look into it, nats-server has to have answered something that was sent after \
-             the messages: publish to an inbox of your own, and wait until that message is \
-             back.",
+             the entries. It answers by itself when you ask something on a subject to which nobody \
+             has subscribed. The event follows a moment later: the library reports events in a task \
+             of its own.",
             "Collect the events:\n\n    \
              let options = ConnectOptions::new().event_callback(move |event| {\n        \
              if let Event::ServerError(error) = event { … }\n        \
              async {}\n    });\n\n\
-             Then a round trip, and a look:\n\n    \
-             let inbox = client.new_inbox();\n    \
-             let mut echo = client.subscribe(inbox.clone()).await?;\n    \
-             client.publish(inbox, \"\".into()).await?;\n    \
-             echo.next().await;\n    \
-             refusals.try_recv()",
+             Ask, and then look:\n\n    \
+             let _ = client.request(\"is.anybody.there\", \"\".into()).await;\n    \
+             timeout(Duration::from_millis(100), refusals.recv()).await",
         ],
         learnt: "A denial is no error of the call that is denied. Only the connection's events tell, \
                  and only after a round trip can you be sure that there is none.",

@@ -112,30 +112,6 @@ async fn a_bucket_lost_with_the_servers_memory_is_followed_again_soon() -> Resul
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_bucket_deleted_and_made_anew_is_followed_again_soon() -> Result<()> {
-    let server = Server::start()?;
-    let bucket = new_bucket(&server, StorageType::File).await?;
-    for _ in 0..10 {
-        bucket.put("site_maintenance", "true".into()).await?;
-    }
-    let mut app = Program::spawn(&mut server.command(APP))?.timeout(SOON);
-    app.expect("#10 site_maintenance is on")?;
-
-    // The connection stays: nothing but asking can tell.
-    jetstream(&server).await?.delete_key_value("configs_playgrnd").await?;
-    let bucket = new_bucket(&server, StorageType::File).await?;
-    for n in 1..=20 {
-        let value = if n % 2 == 0 { "true" } else { "false" };
-        bucket.put("site_maintenance", value.into()).await?;
-    }
-    app.expect("#20 site_maintenance is on")?;
-    let values = app.stop()?.stdout;
-    assert_eq!(values.len(), 21, "{values:?}");
-    assert_eq!(values[1], "#1 site_maintenance is off");
-    Ok(())
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn a_watch_by_itself_skips_what_a_bucket_made_anew_begins_with() -> Result<()> {
     let server = Server::start()?;
     let bucket = new_bucket(&server, StorageType::File).await?;

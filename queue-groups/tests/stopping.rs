@@ -23,14 +23,6 @@ fn a_stopped_worker_loses_nothing() -> Result<()> {
 }
 
 #[test]
-fn a_stopped_worker_loses_nothing_over_a_slow_link() -> Result<()> {
-    let server = Server::start()?;
-    let link = Link::to(server.port())?;
-    link.delay(Duration::from_millis(20));
-    stop_workers(&server, 5, || command_over(&link, &server))
-}
-
-#[test]
 fn a_stopped_worker_loses_nothing_over_a_round_trip_of_500_ms() -> Result<()> {
     let server = Server::start()?;
     let link = Link::to(server.port())?;

@@ -153,26 +153,6 @@ fn many_requests_end_with_a_summary() -> Result<()> {
 }
 
 #[test]
-fn each_request_goes_to_one_server() -> Result<()> {
-    let server = Server::start()?;
-    let mut servers = [
-        start(&mut server.command(SERVER))?,
-        start(&mut server.command(SERVER))?,
-        start(&mut server.command(SERVICE))?,
-    ];
-    let args = ["--count", "1000", "--concurrency", "8", "--quiet"];
-    assert!(ask(&server, &args)?.success());
-    let mut sum = 0;
-    for math in &mut servers {
-        let taken = stop(math)?;
-        assert!(taken > 0, "the work is shared");
-        sum += taken;
-    }
-    assert_eq!(sum, 1000);
-    Ok(())
-}
-
-#[test]
 fn without_a_server_the_client_knows_at_once() -> Result<()> {
     let server = Server::start()?;
     let begun = Instant::now();

@@ -42,7 +42,7 @@ fn builds_and_is_true(workspace: &Path, package: &str) -> Result<()> {
     let ended = run(cargo(workspace, &build).args(targets))?;
     ensure!(ended.success(), "{package}: {ended:#?}");
 
-    let test = ["test", "--quiet", "--package", package, "--test", "readme"];
+    let test = ["test", "--quiet", "--package", package, "--test", "tests", "readme::"];
     let ended = run(&mut cargo(workspace, &test))?;
     let passed = ended.stdout.iter().any(|line| line.contains("ok. 1 passed"));
     ensure!(ended.success() && passed, "{package}: {ended:#?}");
