@@ -8,7 +8,7 @@ use std::time::Instant;
 use anstream::{print, println};
 use anyhow::{Context, Result, ensure};
 use clap::Args;
-use prove::{Candidate, Check, Flaw, Plan, Role, Verdict};
+use prove::{Candidate, Check, Plan, Role, Verdict};
 use serde_json::json;
 
 use crate::verdicts::{BAD, Detail, GOOD, Screen, WIDTH};
@@ -64,14 +64,11 @@ pub fn run(call: &Call) -> Result<ExitCode> {
         print!("{}", role.contract);
         return Ok(ExitCode::SUCCESS);
     }
-    let candidate = match Candidate::new(&call.command).and_then(|it| it.found().map(|()| it)) {
-        Ok(candidate) => candidate,
-        Err(error) => {
-            let example = format!("cargo xtask prove {} -- python3 server.py", role.name);
-            return wrong(error.context(format!("name the program to run, as in `{example}`")));
-        }
-    };
-    build_first(&call.command)?;
+    if let Err(error) = Candidate::new(&call.command).and_then(|it| it.found()) {
+        let example = format!("cargo xtask prove {} -- python3 server.py", role.name);
+        return wrong(error.context(format!("name the program to run, as in `{example}`")));
+    }
+    let candidate = Candidate::new(build_first(&call.command)?)?;
 
     let folder = root().join(format!("target/prove/{}-{}", role.name, std::process::id()));
     let plan = Plan { checks, seed: call.seed, folder };
@@ -143,22 +140,30 @@ fn list(role: &Role) {
     }
 }
 
-/// Builds what `cargo run` would build: a build takes longer than a program has to start.
-fn build_first(command: &[OsString]) -> Result<()> {
+/// Builds what `cargo run` would build: a build takes longer than a program has to start. Returns
+/// the command to run, in which cargo is quiet: what it says is not the program's.
+fn build_first(command: &[OsString]) -> Result<Vec<OsString>> {
     let words: Vec<_> = command.iter().map(|word| word.to_string_lossy()).collect();
     let ["cargo", "run", flags @ ..] = &words.iter().map(|word| &**word).collect::<Vec<_>>()[..]
     else {
-        return Ok(());
+        return Ok(command.to_vec());
     };
     let mut build = Command::new(cargo().get_program());
     build.arg("build").args(flags.iter().take_while(|flag| **flag != "--"));
     ensure!(build.status().context("cannot run cargo")?.success(), "the build failed");
-    Ok(())
+    let is_quiet = flags.iter().any(|flag| ["-q", "--quiet"].contains(flag));
+    let quiet = if is_quiet { None } else { Some("--quiet") };
+    let words = ["cargo", "run"].into_iter().chain(quiet).chain(flags.iter().copied());
+    Ok(words.map(OsString::from).collect())
 }
 
 fn as_json(role: &Role, verdicts: &[Verdict]) -> serde_json::Value {
     let checks = verdicts.iter().map(|verdict| {
-        let why = verdict.result.as_ref().err().map(Flaw::why).unwrap_or_default();
+        let why = match &verdict.result {
+            Err(flaw) if flaw.why().is_empty() => flaw.figure.clone(),
+            Err(flaw) => flaw.why(),
+            Ok(_) => String::new(),
+        };
         json!({
             "name": verdict.check.name,
             "holds": verdict.holds(),

@@ -3,13 +3,14 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
 use std::thread;
 
 use anyhow::{Context, Result, bail, ensure};
 use course::EXERCISES;
 use prove::{Candidate, Plan, Verdict};
 use testkit::example;
+
+use crate::common::root;
 
 /// Role, flaw, the check that fails, and what its figure says.
 const FLAWS: &[(&str, &str, &str, &str)] = &[
@@ -133,17 +134,51 @@ fn without_its_flaw_a_program_holds_the_check() -> Result<()> {
     Ok(())
 }
 
+/// The rows of PROVE.md: a role, the checks that its first version fails, and the test's file.
+fn rows() -> Result<Vec<(String, BTreeSet<String>, String)>> {
+    let text = fs::read_to_string(root().join("PROVE.md"))?;
+    let rows = text.lines().filter_map(|line| line.strip_prefix("| `first-"));
+    let rows = rows.map(|row| {
+        let (role, rest) = row.split_once('`').context("no role")?;
+        let mut cells = rest.split('|').skip(1);
+        let checks = cells.next().context("no checks")?.split('`').skip(1).step_by(2);
+        let test = cells.next().and_then(|cell| Some(cell.split_once('[')?.1.split_once(']')?.0));
+        let checks = checks.map(str::to_owned).collect();
+        Ok((role.to_owned(), checks, test.context("no test")?.to_owned()))
+    });
+    rows.collect()
+}
+
+#[test]
+fn the_table_of_first_versions_says_what_their_tests_say() -> Result<()> {
+    for (role, checks, test) in rows()? {
+        let text = fs::read_to_string(root().join(test))?;
+        let name = format!("fn first_{}_fails_these_checks()", role.replace('-', "_"));
+        let (_, body) = text.split_once(&name).context(name)?;
+        let (body, _) = body
+            .split_once(
+                "
+}
+",
+            )
+            .context("no end")?;
+        let quoted: BTreeSet<_> = body.split('"').skip(1).step_by(2).map(str::to_owned).collect();
+        let others = [role.clone(), format!("first-{role}"), "{failing:#?}".to_owned()];
+        let listed: BTreeSet<_> = quoted.into_iter().filter(|it| !others.contains(it)).collect();
+        assert_eq!(listed, checks, "first-{role}");
+    }
+    Ok(())
+}
+
 /// Each check fails for a first version, as PROVE.md lists them, for an exercise, or for a program
 /// of this file.
 #[test]
 fn no_check_exists_that_cannot_fail() -> Result<()> {
-    let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../PROVE.md"))?;
-    let mut failed = BTreeSet::new();
-    for row in text.lines().filter_map(|line| line.strip_prefix("| `first-")) {
-        let (role, rest) = row.split_once('`').context("no role")?;
-        let checks = rest.split('|').nth(1).context("no checks")?;
-        failed.extend(checks.split('`').skip(1).step_by(2).map(|check| (role, check)));
-    }
+    let rows = rows()?;
+    let of_row = rows
+        .iter()
+        .flat_map(|(role, checks, _)| checks.iter().map(|check| (role.as_str(), check.as_str())));
+    let mut failed: BTreeSet<_> = of_row.collect();
     for exercise in EXERCISES {
         failed.extend(exercise.checks.last().map(|check| (exercise.role, *check)));
     }

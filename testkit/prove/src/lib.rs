@@ -29,7 +29,7 @@ pub use instance::{Candidate, End, Instance, Launch};
 pub use leftovers::Orphans;
 pub use roles::{math_server, role, roles};
 pub use run::{Event, Plan, Verdict, failing, run};
-pub use seen::Seen;
+pub use seen::{Held, Seen};
 pub use trial::Trial;
 pub use verdict::Flaw;
 
@@ -42,7 +42,7 @@ pub struct Role {
     pub name: &'static str,
     /// What a program in this role does, on one screen, with a short version in Python.
     pub contract: &'static str,
-    /// The checks.
+    /// The checks. One that is called `starts` is made first; if it fails, the others are not.
     pub checks: &'static [Check],
 }
 

@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::channel;
 use std::thread;
-use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
 
@@ -44,8 +43,6 @@ pub struct Verdict {
     pub check: &'static Check,
     /// What it has measured, or what is wrong.
     pub result: Result<String, Flaw>,
-    /// How long it took.
-    pub took: Duration,
     /// The folder with the candidate's output.
     pub folder: PathBuf,
 }
@@ -165,11 +162,10 @@ enum Step {
 
 fn not_made(plan: &Plan, check: &'static Check) -> Verdict {
     let result = Err(Flaw::new("not tried, because the program does not start"));
-    Verdict { check, result, took: Duration::ZERO, folder: plan.folder.join(check.name) }
+    Verdict { check, result, folder: plan.folder.join(check.name) }
 }
 
 fn judge(plan: &Plan, candidate: &Candidate, check: &'static Check) -> Result<Verdict> {
-    let begun = Instant::now();
     let folder = plan.folder.join(check.name);
     let trial = Trial::new(candidate, folder.clone(), plan.seed)?;
     let result = match trial.run(check) {
@@ -179,5 +175,5 @@ fn judge(plan: &Plan, candidate: &Candidate, check: &'static Check) -> Result<Ve
             Err(error) => return Err(anyhow!("cannot make the check {}: {error:#}", check.name)),
         },
     };
-    Ok(Verdict { check, result, took: begun.elapsed(), folder })
+    Ok(Verdict { check, result, folder })
 }

@@ -69,14 +69,11 @@ impl Seen {
 
     /// Reads no further line that names an id: a program that prints more of them waits for its
     /// pipe, as one that is slow.
-    pub fn hold(&self) {
+    /// That ends when what it returns is dropped.
+    #[must_use]
+    pub fn hold(&self) -> Held {
         self.lock().held = true;
-    }
-
-    /// Ends [`hold`](Self::hold).
-    pub fn release(&self) {
-        self.lock().held = false;
-        self.0.changed.notify_all();
+        Held(self.clone())
     }
 
     /// Waits until `count` ids, or more, are handled; repetitions count. Returns how many are when
@@ -119,5 +116,15 @@ impl Seen {
             Some(1) => (missing, repeated),
             Some(_) => (missing, repeated + 1),
         })
+    }
+}
+
+/// Lines are held: see [`Seen::hold`].
+pub struct Held(Seen);
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.lock().held = false;
+        self.0.0.changed.notify_all();
     }
 }

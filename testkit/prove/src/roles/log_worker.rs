@@ -340,11 +340,11 @@ fn burst(trial: &Trial) -> Result<String> {
     let mut worker = start(trial, &server, &seen)?;
     let nats = trial.client(&server)?;
     // It stands still at a full pipe, as a worker whose work is slow.
-    seen.hold();
+    let held = seen.hold();
     let before = worker.given(&server)?;
     trial.block_on(publish(&nats, 1..=BURST))?;
     let given = worker.wait_until_given(&server, before + BURST);
-    seen.release();
+    drop(held);
     let mut probe = BURST;
     // Sent until it has room for one. Behind it nothing of the burst is left.
     let begun = Instant::now();

@@ -507,24 +507,28 @@ pub fn restart_in_turns(
     load.goes_on()?;
     let (answered, missing) = load.end(trial)?;
     let all = answered + missing;
-    let ends: Vec<Result<Duration>> =
-        stopped.iter_mut().map(|(math, told)| math.ends_well(("SIGTERM", *told))).collect();
+    let mut longest = Ok(Duration::ZERO);
+    let mut last = String::new();
+    for (math, told) in &mut stopped {
+        let took = math.ends_well(("SIGTERM", *told));
+        last = math.end()?.unwrap_or_else(|| "It runs on.".into());
+        longest = took.and_then(|took| longest.map(|longest| longest.max(took)));
+        if longest.is_err() {
+            break;
+        }
+    }
     if missing > 0 {
-        let bad = ends.iter().position(Result::is_err);
-        let end = stopped[bad.unwrap_or(0)].0.end()?.unwrap_or_else(|| "It runs on.".into());
-        let who = if bad.is_some() { "One of the copies did not end well." } else { "" };
+        let who = if longest.is_err() { "One of the copies did not end well." } else { "" };
         bail!(
             Flaw::new(format!("{missing} of {all} requests got no reply"))
                 .did(format!("{IN_FLIGHT} requests were kept in flight. {restarts} times a new copy was started, and the oldest one got SIGTERM when nats-server knew the new one's subscription."))
-                .saw(format!("{missing} of {all} requests had no reply after {}. {who} {end}", shown(MISSING)))
+                .saw(format!("{missing} of {all} requests had no reply after {}. {who} {last}", shown(MISSING)))
                 .likely("Requests that nats-server had handed to the copy, or was about to, were not answered. `unsubscribe` ends too early, and in some client libraries `drain` does, too: read on until nothing can be on its way any more, then answer, flush and end.")
         );
     }
-    let ends = ends.into_iter().collect::<Result<Vec<_>>>()?;
-    let longest = ends.into_iter().max().unwrap_or_default();
     Ok(format!(
         "0 of {all} requests without a reply, {restarts} restarts, each ended within {}",
-        shown(longest)
+        shown(longest?)
     ))
 }
 

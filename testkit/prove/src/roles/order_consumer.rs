@@ -245,10 +245,10 @@ fn killed(trial: &Trial) -> Result<String> {
         consumer.wait(TAKEN_AGAIN, "it had taken 100 orders", || {
             Ok((seen.count() >= before + 100 || is_over()?).then_some(()))
         })?;
-        seen.hold();
+        let held = seen.hold();
         stands_still(&server)?;
         consumer.kill();
-        seen.release();
+        drop(held);
     }
     let mut consumer = trial.launch(&server).watched(&seen).start()?;
     let all = EACH * KILLS;
