@@ -19,7 +19,7 @@ use crate::support::{
 #[test]
 fn a_stopped_worker_loses_nothing() -> Result<()> {
     let server = Server::start()?;
-    stop_workers(&server, 10, || server.command(WORKER))
+    stop_workers(&server, 10, || server.command(WORKER), || Ok(()))
 }
 
 #[test]
@@ -27,7 +27,7 @@ fn a_stopped_worker_loses_nothing_over_a_round_trip_of_500_ms() -> Result<()> {
     let server = Server::start()?;
     let link = Link::to(server.port())?;
     link.delay(Duration::from_millis(250));
-    stop_workers(&server, 2, || command_over(&link, &server))
+    stop_workers(&server, 2, || command_over(&link, &server), || Ok(()))
 }
 
 #[test]
@@ -35,10 +35,12 @@ fn a_stopped_worker_loses_nothing_in_a_cluster() -> Result<()> {
     let cluster = Cluster::start(3)?;
     // The workers take turns, and never sit where the publisher is.
     let mut turn = 0;
-    stop_workers(&cluster.servers[0], 10, || {
+    let publishers = &cluster.servers[0];
+    let start = || {
         turn += 1;
         cluster.servers[1 + turn % 2].command(WORKER)
-    })
+    };
+    stop_workers(publishers, 10, start, || publishers.wait_for_interest(SUBJECT, 1))
 }
 
 #[test]
@@ -64,9 +66,16 @@ fn a_worker_stopped_in_a_servers_grace_period_loses_nothing() -> Result<()> {
 }
 
 /// Starts one worker more than stays, and stops it in the middle of the work, again and again.
-fn stop_workers(server: &Server, times: usize, mut command: impl FnMut() -> Command) -> Result<()> {
+/// `ready` is called when the first one is there, before anything is published.
+fn stop_workers(
+    server: &Server,
+    times: usize,
+    mut command: impl FnMut() -> Command,
+    ready: impl FnOnce() -> Result<()>,
+) -> Result<()> {
     let handled = Handled::default();
     let mut staying = start_worker(&mut command(), &handled)?;
+    ready()?;
     let feed = Feed::start(server, &handled)?;
     let mut sum = 0;
     for _ in 0..times {

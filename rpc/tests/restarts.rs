@@ -42,19 +42,6 @@ fn rolling_restarts_of_services_with_round_trips_of_500_ms_cost_no_reply() -> Re
     with_round_trips_of_500_ms(SERVICE)
 }
 
-/// Waits until a node knows that servers run on two other nodes.
-fn wait_for_routes(node: &Server) -> Result<()> {
-    node.monitor_until("/routez?subs=1", |routez| {
-        let routes = routez["routes"].as_array().into_iter().flatten();
-        let leading_here = routes.filter(|route| {
-            let subjects = route["subscriptions_list"].as_array();
-            subjects.is_some_and(|list| list.iter().any(|subject| subject == SUBJECT))
-        });
-        leading_here.count() == 2
-    })?;
-    Ok(())
-}
-
 #[test]
 fn rolling_restarts_on_other_nodes_of_a_cluster_cost_no_reply() -> Result<()> {
     for bin in BOTH {
@@ -67,7 +54,7 @@ fn rolling_restarts_on_other_nodes_of_a_cluster_cost_no_reply() -> Result<()> {
             trial.launch(if turn % 2 == 1 { first } else { second }).ready(SUBJECT)
         };
         let servers = [start()?, start()?];
-        wait_for_routes(third)?;
+        third.wait_for_interest(SUBJECT, 2)?;
         let load = Load::start(&trial, &trial.client(third)?);
         restart_in_turns(&trial, load, servers, 10, start)?;
     }
@@ -83,7 +70,7 @@ fn leaving_a_nats_server_in_lame_duck_mode_costs_no_reply() -> Result<()> {
         let [first, second, third] = &cluster.servers[..] else { bail!("three nodes") };
         let start = |node| trial.launch(node).ready(SUBJECT);
         let servers = [start(first)?, start(first)?, start(second)?];
-        wait_for_routes(third)?;
+        third.wait_for_interest(SUBJECT, 2)?;
         let load = Load::start(&trial, &trial.client(third)?);
         load.goes_on()?;
         // It takes no new clients now, and closes connections 10 s later.

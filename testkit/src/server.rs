@@ -325,6 +325,24 @@ impl Server {
         Ok(())
     }
 
+    /// Waits until this server of a cluster knows that `servers` others have a subscription to
+    /// `subject`. Messages that come before are dropped.
+    ///
+    /// # Errors
+    ///
+    /// If that takes more than 60 s.
+    pub fn wait_for_interest(&self, subject: &str, servers: usize) -> Result<()> {
+        self.monitor_until("/routez?subs=1", |routez| {
+            let routes = routez["routes"].as_array().into_iter().flatten();
+            let leading_there = routes.filter(|route| {
+                let subjects = route["subscriptions_list"].as_array();
+                subjects.is_some_and(|list| list.iter().any(|it| it == subject))
+            });
+            leading_there.count() == servers
+        })?;
+        Ok(())
+    }
+
     /// Waits until JetStream's API answers requests of this server's clients. In a new cluster a
     /// server knows the leader some time before it knows the route to it, and drops requests until
     /// then.
