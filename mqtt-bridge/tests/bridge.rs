@@ -1,15 +1,13 @@
 //! The bridge in both directions, on a real server.
 
-#[path = "support/retained.rs"]
-mod retained;
 use anyhow::{Context, Result, ensure};
 use futures::StreamExt;
 use rumqttc::{MqttOptions, Packet, QoS};
 use testkit::{Program, Server};
 use tokio::time::timeout;
 
+use crate::support::retained::{eventually, wait_for_retained};
 use crate::support::{BACKEND, Mqtt, PATIENCE, RECORDER, SENSOR, reading, ready, seqs, spawn};
-use retained::{eventually, wait_for_retained};
 
 const DEVICE_ADMIN: &str = env!("CARGO_BIN_EXE_device-admin");
 

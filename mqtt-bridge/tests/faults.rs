@@ -1,9 +1,5 @@
 //! What happens to readings, presence and commands if something dies.
 
-#[path = "support/retained.rs"]
-mod retained;
-#[path = "support/stored.rs"]
-mod stored;
 use std::collections::HashSet;
 use std::fs;
 use std::io::{Write, stderr};
@@ -16,9 +12,9 @@ use async_nats::jetstream::{self, stream};
 use serde_json::Value;
 use testkit::{Ended, Link, Program, Server, Signal};
 
+use crate::support::retained::{eventually, wait_for_retained};
+use crate::support::stored::stored;
 use crate::support::{BACKEND, Mqtt, PATIENCE, RECORDER, SENSOR, reading, ready, seqs, spawn};
-use retained::{eventually, wait_for_retained};
-use stored::stored;
 
 /// Starts a sensor whose broker is at the end of a link. On stderr it says which readings it has
 /// taken.

@@ -1,13 +1,12 @@
 //! The first versions, and what they lose: README.md states these figures.
 
-#[path = "support/stored.rs"]
-mod stored;
 use std::collections::HashSet;
 use std::io::{Write, stderr};
 
 use anyhow::{Context, Result};
 use testkit::{Program, Server, example};
 
+use crate::support::stored::stored;
 use crate::support::{self, BACKEND, Mqtt, PATIENCE, RECORDER, SENSOR, ready, seqs, spawn};
 
 /// `first-sensor` sends so many readings.
@@ -30,7 +29,7 @@ fn first_backend(server: &Server, others: usize) -> Result<Program> {
 
 /// The numbers of one sensor's readings that the stream `readings` holds, in its order.
 fn stored_of(server: &Server, sensor_id: &str) -> Result<Vec<u64>> {
-    let readings = stored::stored(server)?.into_iter();
+    let readings = stored(server)?.into_iter();
     let of_sensor = readings.filter(|reading| reading.sensor_id == sensor_id);
     Ok(of_sensor.map(|reading| reading.seq).collect())
 }

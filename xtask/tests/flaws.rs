@@ -142,9 +142,9 @@ fn rows() -> Result<Vec<(String, BTreeSet<String>, String)>> {
         let (role, rest) = row.split_once('`').context("no role")?;
         let mut cells = rest.split('|').skip(1);
         let checks = cells.next().context("no checks")?.split('`').skip(1).step_by(2);
-        let test = cells.next().and_then(|cell| Some(cell.split_once('[')?.1.split_once(']')?.0));
+        let link = cells.next().and_then(|cell| Some(cell.split_once('[')?.1.split_once(']')?.0));
         let checks = checks.map(str::to_owned).collect();
-        Ok((role.to_owned(), checks, test.context("no test")?.to_owned()))
+        Ok((role.to_owned(), checks, link.context("no test")?.to_owned()))
     });
     rows.collect()
 }

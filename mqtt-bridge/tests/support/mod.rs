@@ -1,5 +1,8 @@
 //! What the tests of this experiment share: an MQTT client of their own.
 
+pub mod retained;
+pub mod stored;
+
 use std::path::Path;
 use std::time::{Duration, Instant};
 
