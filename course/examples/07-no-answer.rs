@@ -1,7 +1,7 @@
 //! 07 No answer
 //!
-//! A client asks for a sum. If there is none, it says "no sum". At night
-//! somebody has to find out why, and cannot: no server running, a server
+//! A client asks for a sum. If there is none, it says "no sum". At night an
+//! operator has to find out why, and cannot: no server running, a server
 //! that is too slow, and a server that refuses the numbers look alike.
 //!
 //! Make it say which of the three happened, in words of its own for each,

@@ -1,7 +1,7 @@
 //! 12 The deaf watch
 //!
 //! An application follows a switch in a bucket, and prints each change. One
-//! day somebody deletes the bucket and makes it anew, with other settings.
+//! day an operator deletes the bucket and makes it anew, with other settings.
 //! The switch is turned on, and the application says off, for hours. It is
 //! connected, and its watch reports no error.
 //!

@@ -26,8 +26,8 @@ async fn main() -> Result<(), async_nats::Error> {
         let log = json!({ "id": id, "level": "INFO", "message": "job done" });
         client.publish("logs.process", log.to_string().into()).await?;
     }
-    // nats-server has seen all entries when it says that nobody is there.
-    let _ = client.request("is.anybody.there", "".into()).await;
+    // nats-server has seen all entries when it has answered this one.
+    let _ = client.request("no.such.subject", "".into()).await;
     // The library reports events in a task of its own, a moment later.
     let moment = Duration::from_millis(100);
     if let Ok(Some(error)) = timeout(moment, refusals.recv()).await {

@@ -21,7 +21,7 @@ pub struct Exercise {
     pub hints: [&'static str; 3],
     /// What solving it has taught.
     pub learnt: &'static str,
-    /// Where production code for it stands.
+    /// The file with production code for the same problem.
     pub production: &'static str,
 }
 
@@ -145,7 +145,7 @@ pub const EXERCISES: &[Exercise] = &[
              After that `logs.next()` yields what has arrived, and then `None`. Do not leave the loop \
              before.",
         ],
-        learnt: "Who leaves a queue group still owns the messages that it was given. `unsubscribe` \
+        learnt: "A worker that leaves a queue group still owns the messages that it was given. `unsubscribe` \
                  loses them; an echo of your own says when the last one is here.",
         production: "common/src/drain.rs",
     },
@@ -183,7 +183,7 @@ pub const EXERCISES: &[Exercise] = &[
             "Null takes the place of what does not parse:\n\n    \
              serde_json::from_slice(&request.payload).unwrap_or_default()",
         ],
-        learnt: "Anybody can send anything. In the loop of a server, `?` is for errors after which \
+        learnt: "Any program can send anything. In the loop of a server, `?` is for errors after which \
                  it cannot go on; a bad request gets an error reply.",
         production: "rpc/src/bin/math-server.rs",
     },
@@ -342,7 +342,7 @@ pub const EXERCISES: &[Exercise] = &[
              let broker_has_all = tokio::spawn(async move {\n        …\n    });\n    …\n    \
              broker_has_all.await?;",
         ],
-        learnt: "QoS 1 is kept by those who wait for the PUBACK. A reading in the client's queue is \
+        learnt: "QoS 1 protects a reading only if the sensor waits for its PUBACK. A reading in the client's queue is \
                  lost with the client.",
         production: "mqtt-bridge/src/bin/sensor.rs",
     },
@@ -361,7 +361,7 @@ pub const EXERCISES: &[Exercise] = &[
              options.set_last_will(will);",
         ],
         learnt: "The broker says offline for a sensor that is gone, if the sensor has left a last \
-                 will. Retained, as online is, it is the truth for those who come later, too.",
+                 will. Retained, as `online` is, it reaches subscribers that come later, too.",
         production: "mqtt-bridge/src/bin/sensor.rs",
     },
     Exercise {
@@ -375,7 +375,7 @@ pub const EXERCISES: &[Exercise] = &[
              happen before you can be sure that there is no refusal? (Not a sleep: it only guesses.)",
             "An option of `connect` takes the events of the connection; collect them in a channel. \
              Before you look into it, nats-server has to have answered something that was sent after \
-             the entries. It answers by itself when you ask something on a subject to which nobody \
+             the entries. It answers by itself when you ask something on a subject to which no program \
              has subscribed. The event follows a moment later: the library reports events in a task \
              of its own.",
             "Collect the events:\n\n    \
@@ -383,7 +383,7 @@ pub const EXERCISES: &[Exercise] = &[
              if let Event::ServerError(error) = event { … }\n        \
              async {}\n    });\n\n\
              Ask, and then look:\n\n    \
-             let _ = client.request(\"is.anybody.there\", \"\".into()).await;\n    \
+             let _ = client.request(\"no.such.subject\", \"\".into()).await;\n    \
              timeout(Duration::from_millis(100), refusals.recv()).await",
         ],
         learnt: "A denial is no error of the call that is denied. Only the connection's events tell, \

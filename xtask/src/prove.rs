@@ -1,4 +1,4 @@
-//! `cargo xtask prove`: breaks anybody's program, and says what was lost.
+//! `cargo xtask prove`: breaks a program, in any language, and says what was lost.
 
 use std::ffi::OsString;
 use std::io::{Write, stderr};

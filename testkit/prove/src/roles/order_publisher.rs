@@ -257,7 +257,7 @@ fn gives_up(trial: &Trial) -> Result<String> {
             Flaw::new(format!("{} orders reported, {} of them not stored, the number {}", it.reported, it.missing, if is_said { "said" } else { "not said" }))
                 .did("nats-server was killed when some orders were stored, and stayed away.")
                 .saw(format!("{} That was {} after the kill. {} orders are stored.", end.text, shown(took), it.stored))
-                .likely("Whoever started it wants to know how far it came: exit code 1, and one line on stderr with the number of orders that are stored for certain.")
+                .likely("Exit code 1, and one line on stderr, say how far it came: the number of orders that are stored for certain.")
         );
     }
     Ok(format!("exit code 1 after {}, {} orders said to be stored", shown(took), it.reported))

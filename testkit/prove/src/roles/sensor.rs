@@ -145,7 +145,7 @@ fn slow_broker(trial: &Trial) -> Result<String> {
     }
     let early = sensor.end()?;
     if early.is_some() {
-        // What nobody waits for is lost with the broker.
+        // What was not waited for is lost with the broker.
         server.kill()?;
         server.restart()?;
     } else {
@@ -271,7 +271,7 @@ fn online(trial: &Trial, server: &Server, statuses: &mut Subscriber) -> Result<(
     sensor.wait(SENT, "a reading arrived", || Ok((count(server)? > 0).then_some(())))?;
     let Some(id) = said(trial, statuses, "online", SOON)? else {
         bail!(
-            Flaw::new("nobody hears that it is online")
+            Flaw::new("no subscriber hears that it is online")
                 .did(format!("It was started with {flags}."))
                 .saw("Readings arrived, and nothing on device/status/ that says online.")
                 .likely("After each connect it publishes `online`, retained, on device/status/ and its id.")
