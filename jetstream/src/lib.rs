@@ -2,11 +2,6 @@
 
 pub mod lines;
 pub mod sample;
-mod stream;
-mod work;
-
-pub use stream::create_stream;
-pub use work::with_progress;
 
 /// The stream that stores the orders.
 pub const STREAM: &str = "playgrnd_stream";

@@ -479,7 +479,7 @@ fn a_publisher_stopped_with_orders_in_flight_says_how_many_may_be_stored() -> Re
     assert!(publisher.wait_for(|lines| lines.len() > 1_000));
     server.kill()?;
     // From then on the orders in flight are those that it would send again.
-    publisher.expect_stderr("256 orders are not acknowledged")?;
+    publisher.expect_stderr("256 messages are not acknowledged")?;
     let told = Instant::now();
     publisher.signal(Signal::INT)?;
     let ended = publisher.wait()?;

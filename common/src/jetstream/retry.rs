@@ -26,7 +26,7 @@ pub async fn retry<T>(
     nats: &Connection,
     retry_on: &[Failure],
     timeout: Duration,
-    call: impl AsyncFn() -> Result<T>,
+    mut call: impl AsyncFnMut() -> Result<T>,
 ) -> Result<T> {
     let started = Instant::now();
     let mut is_reported = false;

@@ -11,10 +11,10 @@ use std::time::Duration;
 use anyhow::{Context, Error, Result};
 use async_nats::jetstream::consumer::{AckPolicy, pull};
 use async_nats::jetstream::{AckKind, ContextBuilder};
-use common::jetstream::{Batch, Pull, open_durable};
+use common::jetstream::{Batch, Pull, open_durable, with_progress};
 use common::payload::{self, Order};
 use common::{CancellationToken, Dedup, Output, Tally};
-use orders::{DURABLE, STREAM, lines, with_progress};
+use orders::{DURABLE, STREAM, lines};
 use tokio::time::sleep;
 
 /// nats-server delivers an order again, to any consumer, if it is not acknowledged for this long.

@@ -5,26 +5,22 @@
 //! cargo run -p jetstream --bin order-consumer   # terminal 2, now or tomorrow
 //! ```
 
-use std::collections::VecDeque;
 use std::pin::pin;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, anyhow, bail};
+use anyhow::{Context as _, Result, bail};
+use async_nats::Subject;
+use async_nats::jetstream::ContextBuilder;
 use async_nats::jetstream::message::PublishMessage;
-use async_nats::jetstream::publish::PublishAck;
 use async_nats::jetstream::stream::{Config, StorageType};
-use async_nats::jetstream::{Context, ContextBuilder, context::PublishError};
-use common::jetstream::{Failure, explain, failure, retry};
+use common::jetstream::{Failure, Unacknowledged, Window, create_stream, publish_all, retry};
 use common::{CancellationToken, Output, payload::Order};
-use futures::future::BoxFuture;
-use orders::{STREAM, SUBJECT, SUBJECTS, create_stream, lines, sample};
-use tokio::time::sleep;
+use futures::StreamExt;
+use orders::{STREAM, SUBJECT, SUBJECTS, lines, sample};
 
 /// Time that nats-server has to acknowledge an order.
 const ACK_TIMEOUT: Duration = Duration::from_secs(2);
-/// Pause before the orders in flight are sent again.
-const PAUSE: Duration = Duration::from_millis(50);
 /// nats-server remembers message ids for this long. Give up before that (`--patience`): a repetition
 /// that comes later is stored a second time.
 const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
@@ -72,82 +68,52 @@ async fn publish_orders(args: Args, stop: CancellationToken) -> Result<()> {
         duplicate_window: DUPLICATE_WINDOW,
         ..Default::default()
     };
+    let mut created = None;
     // Does nothing if the stream exists with these settings.
-    let create = async || create_stream(&jetstream, &config).await;
-    let created = retry(&nats, &[Failure::Unanswered], args.patience, create).await;
-    let mut stream =
-        created.with_context(|| format!("cannot publish orders on {}", nats.servers()))?;
-
-    let (run, started, mut out) = (rand::random(), Instant::now(), Output::new());
-    let mut orders = (1..=args.count).map(|number| sample::order(run, number));
-    let (mut stored, mut last_stored) = (0, started);
-    // The orders in flight, the oldest in front.
-    let mut window: VecDeque<(Order, Ack)> = VecDeque::new();
-    let mut disconnected = pin!(nats.disconnected());
-    let end: Result<()> = loop {
-        while window.len() < args.in_flight.into()
-            && !stop.is_cancelled()
-            && let Some(order) = orders.next()
-        {
-            let ack = send(&jetstream, &order).await?;
-            window.push_back((order, ack));
-        }
-        let Some((order, ack)) = window.front_mut() else { break Ok(()) };
-        let error = tokio::select! {
-            biased;
-            ack = ack => match ack {
-                Ok(ack) => {
-                    (stored, last_stored) = (stored + 1, Instant::now());
-                    if !args.quiet {
-                        out.line(lines::stored(order, &ack)).await?;
-                    }
-                    window.pop_front();
-                    continue;
-                }
-                Err(error) => error.into(),
-            },
-            error = disconnected.as_mut() => error,
-        };
-        let left = args.patience.saturating_sub(last_stored.elapsed());
-        if failure(error.as_ref()) == Failure::Refused || left.is_zero() {
-            break Err(anyhow!(explain(error.as_ref())));
-        }
-
-        // nats-server may have stored the order or not. All orders in flight are sent again, in the
-        // same order. Those that are stored it recognises by their message ids.
-        tracing::debug!("{} orders are not acknowledged: {error:#}", window.len());
-        sleep(PAUSE).await;
-        let retry_on = [Failure::Unanswered, Failure::Missing, Failure::Off];
-        let found = match retry(&nats, &retry_on, left, create).await {
-            Ok(found) => found,
-            Err(error) => break Err(error),
-        };
-        if found.cached_info().created != stream.cached_info().created {
+    let mut create = async || {
+        let stream = create_stream(&jetstream, &config).await?;
+        let now = stream.cached_info().created;
+        if created.replace(now).is_some_and(|before| before != now) {
             tracing::warn!("{STREAM} was gone, with all its orders: it is created again, empty");
         }
-        stream = found;
-        disconnected.set(nats.disconnected());
-        for (order, ack) in &mut window {
-            *ack = send(&jetstream, order).await?;
+        Ok(())
+    };
+    let open = retry(&nats, &[Failure::Unanswered], args.patience, &mut create).await;
+    open.with_context(|| format!("cannot publish orders on {}", nats.servers()))?;
+
+    let (run, started, mut out) = (rand::random(), Instant::now(), Output::new());
+    let orders = (1..=args.count).map(|number| sample::order(run, number));
+    // Orders in flight share a round trip. After an outage they are sent again.
+    let window = Window { in_flight: args.in_flight.into(), patience: args.patience };
+    let mut acks = pin!(publish_all(&nats, &jetstream, window, orders, message, create));
+    let mut stored = 0;
+    let end = loop {
+        match acks.next().await {
+            Some(Ok((order, ack))) => {
+                stored += 1;
+                if !args.quiet {
+                    out.line(lines::stored(&order, &ack)).await?;
+                }
+            }
+            Some(Err(error)) => break Err(error),
+            None => break Ok(()),
         }
     };
 
     out.flush().await?;
     if let Err(error) = end {
-        let (servers, unknown) = (nats.servers(), window.len());
+        let unknown = error.downcast_ref().map_or(0, |it: &Unacknowledged| it.in_flight);
+        let servers = nats.servers();
         bail!("{stored} orders are stored on {servers}, {unknown} more may be or not: {error:#}");
     }
     out.line(common::summary(stored, "orders", started.elapsed())).await?;
     out.flush().await
 }
 
-/// An acknowledgement that is on its way.
-type Ack = BoxFuture<'static, Result<PublishAck, PublishError>>;
-
-/// Sends an order with a message id, by which nats-server recognises a repetition.
-async fn send(jetstream: &Context, order: &Order) -> Result<Ack> {
+/// The subject and the message of an order. By the message id nats-server recognises an order that
+/// is sent again.
+fn message(order: &Order) -> Result<(Subject, PublishMessage)> {
     let payload = serde_json::to_vec(order)?;
     let message = PublishMessage::build().message_id(&order.order_id).payload(payload.into());
-    let sent = jetstream.send_publish(SUBJECT, message).await;
-    Ok(Box::pin(async { sent?.await }))
+    Ok((SUBJECT.into(), message))
 }

@@ -22,9 +22,12 @@ pub async fn with_progress<T>(
     loop {
         tokio::select! {
             result = &mut work => return Ok(result),
-            _ = reports.tick() => {
-                message.ack_with(AckKind::Progress).await.map_err(Error::from_boxed)?;
-            }
+            _ = reports.tick() => {}
+        }
+        tokio::select! {
+            result = &mut work => return Ok(result),
+            // Waits if the client's buffer is full, as nats-server is away.
+            sent = message.ack_with(AckKind::Progress) => sent.map_err(Error::from_boxed)?,
         }
     }
 }

@@ -1,12 +1,13 @@
-//! The stream that stores the orders.
+//! Streams with the settings that a program wants.
 
 use std::collections::BTreeSet;
 
 use anyhow::{Result, bail, ensure};
 use async_nats::jetstream::stream::{Config, Stream};
 use async_nats::jetstream::{Context, ErrorCode};
-use common::jetstream::{Refused, code};
 use serde_json::{Map, Value};
+
+use super::failure::{Refused, code};
 
 /// Creates the stream, or returns the one that exists if it has the same settings.
 ///
@@ -44,7 +45,7 @@ fn compare(found: &Config, wanted: &Config) -> Result<()> {
         differences.is_empty(),
         Refused::because(format!(
             "the stream {stream} exists with other settings: {}; delete it with \
-             `nats stream rm {stream}`, or ask for what it is with --storage and --replicas",
+             `nats stream rm {stream}`, or ask for these settings",
             differences.join(", ")
         ))
     );
