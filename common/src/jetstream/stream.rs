@@ -28,7 +28,11 @@ pub async fn create_stream(jetstream: &Context, wanted: &Config) -> Result<Strea
 /// Fails if the settings differ, and says which do.
 fn compare(found: &Config, wanted: &Config) -> Result<()> {
     let stream = &wanted.name;
-    let (found, wanted) = (settings(found)?, settings(wanted)?);
+    let (mut found, wanted) = (settings(found)?, settings(wanted)?);
+    if !wanted.contains_key("num_replicas") {
+        // Left to the people who run the servers.
+        found.remove("num_replicas");
+    }
     let text = |value: Option<&Value>| match value {
         None => "unset".to_owned(),
         Some(Value::String(text)) => text.clone(),

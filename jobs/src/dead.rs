@@ -1,0 +1,69 @@
+//! Dead letters: jobs that are not tried again, and why.
+
+use anyhow::Result;
+use async_nats::jetstream::Context;
+use async_nats::jetstream::message::PublishMessage;
+use async_nats::jetstream::stream::LastRawMessageErrorKind;
+
+use crate::job::{Delivery, JOB_ID};
+use crate::ledger::Death;
+use crate::queue;
+
+/// Header: the last error.
+pub const REASON: &str = "Job-Reason";
+/// Header: how often the job was tried.
+pub const ATTEMPTS: &str = "Job-Attempts";
+/// Header: when it was first tried, in RFC 3339.
+pub const FIRST_AT: &str = "Job-First-At";
+/// Header: when it was last tried.
+pub const LAST_AT: &str = "Job-Last-At";
+/// Header: the worker that noticed.
+pub const WORKER: &str = "Job-Worker";
+
+/// The subject of a dead job.
+#[must_use]
+pub fn subject(kind: &str, job_id: &str) -> String {
+    format!("jobs.dead.{kind}.{job_id}")
+}
+
+/// Publishes a job as a dead letter, and returns when it is stored.
+///
+/// # Errors
+///
+/// The library's.
+pub async fn publish(
+    jetstream: &Context,
+    delivery: &Delivery,
+    death: &Death,
+    worker: &str,
+) -> Result<()> {
+    let Delivery { job_id, kind, published, payload, .. } = delivery;
+    let message = PublishMessage::build()
+        .payload(payload.clone())
+        // If the job's message is delivered once more, its dead letter is not stored once more,
+        // although it may have been retried or dropped meanwhile.
+        .message_id(format!("{job_id}.{published}"))
+        .header(JOB_ID, job_id.as_str())
+        .header(REASON, death.reason.as_str())
+        .header(ATTEMPTS, death.attempts.to_string())
+        .header(FIRST_AT, death.first_at.as_str())
+        .header(LAST_AT, death.last_at.as_str())
+        .header(WORKER, worker);
+    queue::open_dead(jetstream).await?;
+    jetstream.send_publish(subject(kind, job_id), message).await?.await?;
+    Ok(())
+}
+
+/// Whether a job is still dead: neither retried nor dropped.
+///
+/// # Errors
+///
+/// The library's.
+pub async fn exists(jetstream: &Context, kind: &str, job_id: &str) -> Result<bool> {
+    let dead = queue::open_dead(jetstream).await?;
+    match dead.get_last_raw_message_by_subject(&subject(kind, job_id)).await {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}

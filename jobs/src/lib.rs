@@ -1,0 +1,14 @@
+//! What job-submit, job-worker and job-admin have in common, and what would distract from their
+//! lesson.
+
+mod database;
+pub mod dead;
+pub mod job;
+pub mod ledger;
+pub mod queue;
+pub mod schedule;
+mod slots;
+mod work;
+
+pub use job::{Delivery, Job, Kind, Order, Task};
+pub use slots::Slots;

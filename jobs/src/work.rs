@@ -1,0 +1,109 @@
+//! What the jobs do: stand-ins for sending an e-mail, writing an invoice, computing a report.
+
+use std::process;
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use tokio::time::sleep;
+
+use crate::job::{Kind, Task};
+
+/// Why a job failed.
+#[derive(Debug, PartialEq, thiserror::Error)]
+pub enum Failure {
+    /// It may succeed later: a service did not answer.
+    #[error("{0}")]
+    Passes(String),
+    /// It can never succeed: its arguments make no sense.
+    #[error("{0}")]
+    Final(String),
+}
+
+#[derive(Deserialize)]
+#[serde(default)]
+struct Email {
+    to: String,
+}
+
+impl Default for Email {
+    fn default() -> Self {
+        Self { to: "ann@example.com".into() }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(default)]
+struct Invoice {
+    cents: u64,
+}
+
+impl Default for Invoice {
+    fn default() -> Self {
+        Self { cents: 4_999 }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(default)]
+struct Report {
+    seconds: f64,
+}
+
+impl Default for Report {
+    fn default() -> Self {
+        Self { seconds: 8.0 }
+    }
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Flaky {
+    /// How many attempts fail; every second one, by chance, if it is not given.
+    failures: Option<u32>,
+}
+
+impl Task {
+    /// Does the job. `attempt` counts from 1.
+    ///
+    /// # Errors
+    ///
+    /// Why it failed.
+    pub async fn run(&self, attempt: u32) -> Result<(), Failure> {
+        match self.kind {
+            Kind::Email => {
+                let Email { to } = self.args()?;
+                if !to.contains('@') {
+                    return Err(Failure::Final(format!("{to:?} is no address")));
+                }
+            }
+            Kind::Invoice => {
+                let Invoice { cents } = self.args()?;
+                if cents == 0 {
+                    return Err(Failure::Final("an invoice of nothing".into()));
+                }
+            }
+            Kind::Report => {
+                let Report { seconds } = self.args()?;
+                let duration = Duration::try_from_secs_f64(seconds);
+                sleep(duration.map_err(|error| Failure::Final(error.to_string()))?).await;
+            }
+            Kind::Flaky => {
+                let Flaky { failures } = self.args()?;
+                if failures.map_or_else(rand::random, |failures| attempt <= failures) {
+                    return Err(Failure::Passes("the service does not answer".into()));
+                }
+            }
+            Kind::Poison => process::abort(),
+            Kind::Bad => return Err(Failure::Final("it can never succeed".into())),
+        }
+        Ok(())
+    }
+
+    fn args<T: DeserializeOwned>(&self) -> Result<T, Failure> {
+        let args = Value::Object(self.args.clone());
+        serde_json::from_value(args)
+            .map_err(|error| Failure::Final(format!("arguments of {}: {error}", self.kind)))
+    }
+}
