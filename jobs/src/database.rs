@@ -33,20 +33,33 @@ impl Database {
     /// # Errors
     ///
     /// If it is no SQLite file, or cannot be created.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a tokio runtime.
     pub fn open(file: &Path, schema: &str) -> Result<Self> {
         let open = || -> rusqlite::Result<Connection> {
             let database = Connection::open(file)?;
             database.busy_timeout(BUSY_TIMEOUT)?;
-            // Readers do not wait for writers, and a commit forces the disk once.
+            // Readers do not wait for writers.
             database.pragma_update(None, "journal_mode", "wal")?;
-            database.pragma_update(None, "synchronous", "full")?;
+            database.pragma_update(None, "synchronous", "normal")?;
             database.execute_batch(schema)?;
             Ok(database)
         };
         let database =
             open().with_context(|| format!("cannot open the database {}", file.display()))?;
         let (changes, waiting) = mpsc::channel(GROUP);
-        thread::spawn(move || write(database, waiting));
+        let (ended, mut groups) = mpsc::unbounded_channel::<Group>();
+        thread::spawn(move || write(database, waiting, &ended));
+        // Waking this thread once for a group is much cheaper than once for each change.
+        tokio::spawn(async move {
+            while let Some((group, failure)) = groups.recv().await {
+                for change in group {
+                    change.end(failure.as_ref());
+                }
+            }
+        });
         Ok(Self { changes })
     }
 
@@ -75,6 +88,9 @@ trait Change: Send {
     fn end(self: Box<Self>, failure: Option<&rusqlite::Error>);
 }
 
+/// Changes of one transaction, and why it failed.
+type Group = (Vec<Box<dyn Change>>, Option<rusqlite::Error>);
+
 struct Waiting<T, F> {
     change: F,
     result: Option<T>,
@@ -97,7 +113,11 @@ impl<T: Send, F: Fn(&Connection) -> rusqlite::Result<T> + Send> Change for Waiti
     }
 }
 
-fn write(mut database: Connection, mut waiting: mpsc::Receiver<Box<dyn Change>>) {
+fn write(
+    mut database: Connection,
+    mut waiting: mpsc::Receiver<Box<dyn Change>>,
+    ended: &mpsc::UnboundedSender<Group>,
+) {
     let mut group = Vec::new();
     while waiting.blocking_recv_many(&mut group, GROUP) > 0 {
         let mut is_reported = false;
@@ -114,8 +134,9 @@ fn write(mut database: Connection, mut waiting: mpsc::Receiver<Box<dyn Change>>)
                 Err(error) => break Some(error),
             }
         };
-        for change in group.drain(..) {
-            change.end(failure.as_ref());
+        let group = std::mem::take(&mut group);
+        if ended.send((group, failure)).is_err() {
+            return;
         }
     }
 }
@@ -148,10 +169,8 @@ mod tests {
         let database = Database::open(&file, "CREATE TABLE IF NOT EXISTS t (n INTEGER)")?;
         let other = Connection::open(&file)?;
         other.execute_batch("BEGIN IMMEDIATE")?;
-        let insert = database.change(|database| database.execute("INSERT INTO t VALUES (1)", []));
-        let insert = tokio::spawn({
-            let insert = insert;
-            async move { insert.await }
+        let insert = tokio::spawn(async move {
+            database.change(|database| database.execute("INSERT INTO t VALUES (1)", [])).await
         });
         tokio::time::sleep(BUSY_TIMEOUT + PAUSE).await;
         assert!(!insert.is_finished());

@@ -31,7 +31,7 @@ const SCHEMA: &str = "
         published INTEGER NOT NULL, since INTEGER NOT NULL,
         state TEXT NOT NULL, attempts INTEGER NOT NULL, worker TEXT,
         first_at TEXT, last_at TEXT, error TEXT
-    );
+    ) WITHOUT ROWID;
     CREATE INDEX IF NOT EXISTS blocking ON attempts (kind, key)
         WHERE state IN ('dead', 'held', 'released');
 ";
@@ -256,13 +256,11 @@ struct Begin<'a> {
 impl Begin<'_> {
     fn start(&self, strict: bool, is_alone: bool) -> rusqlite::Result<Start> {
         let Delivery { job_id, published, .. } = self.delivery;
-        let mut effect =
-            self.database.prepare_cached("SELECT 1 FROM effects WHERE job_id = ?")?;
+        let mut effect = self.database.prepare_cached("SELECT 1 FROM effects WHERE job_id = ?")?;
         if effect.exists([job_id])? {
             return Ok(Start::Nothing);
         }
-        let mut known =
-            self.database.prepare_cached("SELECT * FROM attempts WHERE job_id = ?")?;
+        let mut known = self.database.prepare_cached("SELECT * FROM attempts WHERE job_id = ?")?;
         let known = known.query_row([job_id], Known::read).optional()?;
         let since = known.as_ref().map_or(*published, |known| known.since);
         let attempts = match known {

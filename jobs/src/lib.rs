@@ -5,6 +5,7 @@ mod database;
 pub mod dead;
 pub mod job;
 pub mod ledger;
+pub mod overview;
 pub mod queue;
 pub mod schedule;
 mod slots;

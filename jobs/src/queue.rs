@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use async_nats::jetstream::Context;
 use async_nats::jetstream::consumer::{AckPolicy, pull};
 use async_nats::jetstream::stream::{
     Config, RetentionPolicy, StorageType, Stream, SubjectTransform,
 };
-use async_nats::jetstream::Context;
 use common::jetstream::{Refused, create_stream};
 
 use crate::job::{Kind, Order};

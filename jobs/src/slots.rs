@@ -18,7 +18,7 @@ pub struct Slots {
 /// A job can run as long as this lives.
 #[derive(Debug)]
 pub struct Slot<'a> {
-    _slots: Vec<SemaphorePermit<'a>>,
+    slots: Vec<SemaphorePermit<'a>>,
     limit: SemaphorePermit<'a>,
 }
 
@@ -48,13 +48,19 @@ impl Slots {
         &'a self,
         slots: impl Future<Output = Result<Vec<SemaphorePermit<'a>>, AcquireError>>,
     ) -> Option<Slot<'a>> {
-        let acquire = async { Ok(Slot { _slots: slots.await?, limit: self.limit.acquire().await? }) };
+        let acquire =
+            async { Ok(Slot { slots: slots.await?, limit: self.limit.acquire().await? }) };
         let acquired: Result<_, AcquireError> = self.stop.run_until_cancelled(acquire).await?;
         acquired.ok()
     }
 }
 
 impl Slot<'_> {
+    /// The job has ended: another one can run while its end is stored.
+    pub fn ended(&mut self) {
+        self.slots.clear();
+    }
+
     /// The job is done: it counts for the limit.
     pub fn done(self) {
         self.limit.forget();

@@ -37,7 +37,7 @@ struct Args {
     kind: String,
     /// What the job needs, a JSON object
     #[arg(value_name = "ARGS-JSON", default_value = "{}", value_parser = object)]
-    args: Map<String, Value>,
+    arguments: Map<String, Value>,
     /// The job's id: of two jobs with one id, one is done. With --count, -1, -2 … is added
     #[arg(long, value_parser = name)]
     id: Option<String>,
@@ -116,12 +116,12 @@ fn jobs(args: &Args) -> Result<impl Iterator<Item = Job>> {
     let is_one = args.id.is_some() && args.count <= 1;
     let job_id = move |number| if is_one { id.clone() } else { format!("{id}-{number}") };
     ensure!(job::is_name(&job_id(args.count)), "--id is too long for --count");
-    let Args { kind, key, args, count, .. } = args;
+    let Args { kind, key, arguments, count, .. } = args;
     Ok((1..=*count).map(move |number| Job {
         job_id: job_id(number),
         kind: kind.clone(),
         key: key.clone(),
-        args: args.clone(),
+        args: arguments.clone(),
     }))
 }
 

@@ -23,9 +23,11 @@ use jobs::{Delivery, Kind, Order, Slots, Task, dead, schedule};
 use tokio::sync::Mutex;
 use tokio::time::sleep;
 
-/// Quick jobs that are delivered at a time. If a worker is killed, up to so many are delivered again
-/// after `ACK_WAIT`.
-const BATCH: usize = 500;
+/// Batches of quick jobs that are in hand at a time: one is fetched while another is stored.
+const BATCHES: u16 = 4;
+/// Quick jobs in a batch. If a worker is killed, its batches are delivered again after
+/// `ACK_WAIT`.
+const BATCH: usize = 250;
 /// nats-server ends a batch after this time, even if it is not full.
 const EXPIRES: Duration = Duration::from_secs(1);
 /// Time that nats-server has to answer.
@@ -107,7 +109,7 @@ async fn work_jobs(args: Args, stop: CancellationToken) -> Result<()> {
     let mut lanes = Vec::new();
     for &kind in &args.kinds {
         let (requests, batch) = match kind.order() {
-            Order::Batches if args.work.is_zero() => (1, BATCH),
+            Order::Batches if args.work.is_zero() => (BATCHES, BATCH),
             Order::Batches | Order::Singly => (args.concurrency, 1),
             Order::PerKey => (1, 1),
         };
@@ -144,7 +146,8 @@ impl Worker {
     /// Takes jobs from one consumer until the program is told to stop.
     async fn take(&self, consumer: pull::Config, max_messages: usize) -> Result<()> {
         let open = async || open_durable(&self.jetstream, STREAM, consumer.clone()).await;
-        let mut pull = Pull::open(&self.nats, Batch { max_messages, expires: EXPIRES }, open).await?;
+        let mut pull =
+            Pull::open(&self.nats, Batch { max_messages, expires: EXPIRES }, open).await?;
         while let Some(messages) = pull.next(u64::MAX).await? {
             let answers = messages.into_iter().map(|message| async {
                 // Each report starts ACK_WAIT anew: a job that takes long is not delivered again.
@@ -192,8 +195,12 @@ impl Worker {
             Start::Wait(earlier) => return self.hold(delivery, &earlier).await,
         };
 
-        sleep(self.work).await;
-        let end = match task.run(attempt.number).await {
+        if !self.work.is_zero() {
+            sleep(self.work).await;
+        }
+        let result = task.run(attempt.number).await;
+        slot.ended();
+        let end = match result {
             Ok(()) => self.ledger.done(&attempt).await?,
             Err(failure) => self.ledger.failed(&attempt, &failure).await?,
         };
@@ -238,8 +245,7 @@ impl Worker {
                 self.ledger.released(earlier).await?;
             }
             let subject = schedule::subject(job_id);
-            let message =
-                schedule::message(payload.clone(), job_id, &delivery.subject(), HOLD);
+            let message = schedule::message(payload.clone(), job_id, &delivery.subject(), HOLD);
             self.jetstream.send_publish(subject, message).await?.await?;
             Ok(())
         };
