@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::time::{Duration, UNIX_EPOCH};
 
 use anyhow::{Error, Result, ensure};
 use async_nats::jetstream::Message;
@@ -160,6 +161,13 @@ impl Delivery {
                 Self { job_id, kind, key: None, published, payload, task }
             }
         })
+    }
+
+    /// The time since nats-server stored the message.
+    #[must_use]
+    pub fn age(&self) -> Duration {
+        let published = Duration::from_nanos(self.published.try_into().unwrap_or_default());
+        (UNIX_EPOCH + published).elapsed().unwrap_or_default()
     }
 
     /// The subject to which the job is submitted.

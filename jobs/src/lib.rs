@@ -6,10 +6,14 @@ pub mod dead;
 pub mod job;
 pub mod ledger;
 pub mod overview;
+mod publisher;
 pub mod queue;
+mod report;
 pub mod schedule;
 mod slots;
 mod work;
 
 pub use job::{Delivery, Job, Kind, Order, Task};
+pub use publisher::Publisher;
+pub use report::Report;
 pub use slots::Slots;

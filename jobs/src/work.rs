@@ -60,17 +60,20 @@ impl Default for Report {
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Flaky {
-    /// How many attempts fail; every second one, by chance, if it is not given.
+    /// How many attempts fail.
     failures: Option<u32>,
+    /// How long after it was submitted the service does not answer. Without both, every second
+    /// attempt fails, by chance.
+    seconds: Option<f64>,
 }
 
 impl Task {
-    /// Does the job. `attempt` counts from 1.
+    /// Does the job. `attempt` counts from 1, `age` is the time since it was submitted.
     ///
     /// # Errors
     ///
     /// Why it failed.
-    pub async fn run(&self, attempt: u32) -> Result<(), Failure> {
+    pub async fn run(&self, attempt: u32, age: Duration) -> Result<(), Failure> {
         match self.kind {
             Kind::Email => {
                 let Email { to } = self.args()?;
@@ -90,8 +93,13 @@ impl Task {
                 sleep(duration.map_err(|error| Failure::Final(error.to_string()))?).await;
             }
             Kind::Flaky => {
-                let Flaky { failures } = self.args()?;
-                if failures.map_or_else(rand::random, |failures| attempt <= failures) {
+                let Flaky { failures, seconds } = self.args()?;
+                let is_away = match (failures, seconds) {
+                    (Some(failures), _) => attempt <= failures,
+                    (None, Some(seconds)) => age.as_secs_f64() < seconds,
+                    (None, None) => rand::random(),
+                };
+                if is_away {
                     return Err(Failure::Passes("the service does not answer".into()));
                 }
             }

@@ -6,7 +6,6 @@
 //! cargo run -p jobs --bin job-submit -- email        # terminal 2
 //! ```
 
-use std::fmt::Display;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -15,13 +14,12 @@ use anyhow::{Context as _, Result};
 use async_nats::jetstream::consumer::pull;
 use async_nats::jetstream::{AckKind, Context, ContextBuilder, Message};
 use common::jetstream::{Batch, Failure, Pull, open_durable, retry, with_progress};
-use common::{CancellationToken, Connection, Output, Stopped, Tally};
+use common::{CancellationToken, Connection, Output, Stopped};
 use futures::future::{join_all, try_join_all};
 use jobs::ledger::{Death, End, Ledger, Start};
 use jobs::queue::{self, ACK_WAIT, STREAM};
-use jobs::{Delivery, Kind, Order, Slots, Task, dead, schedule};
-use tokio::sync::Mutex;
-use tokio::time::sleep;
+use jobs::{Delivery, Kind, Order, Publisher, Report, Slots, Task};
+use tokio::time::{sleep, timeout};
 
 /// Batches of quick jobs that are in hand at a time: one is fetched while another is stored.
 const BATCHES: u16 = 4;
@@ -34,6 +32,8 @@ const EXPIRES: Duration = Duration::from_secs(1);
 const TIMEOUT: Duration = Duration::from_secs(2);
 /// Time that running jobs have to end after the worker is told to stop. The others are handed back.
 const FINISH: Duration = Duration::from_secs(2);
+/// Time that the database has to take back their attempts.
+const HAND_BACK_TIMEOUT: Duration = Duration::from_millis(300);
 /// Pause before a job is tried a second time. It doubles with each attempt, and up to a fifth of it
 /// is added by chance: jobs that failed together are not tried again together.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
@@ -95,15 +95,13 @@ async fn work_jobs(args: Args, stop: CancellationToken) -> Result<()> {
     output.line(format_args!("{name}: waiting for jobs: {kinds}")).await?;
     let worker = Worker {
         slots: Slots::new(args.concurrency.into(), args.limit, nats.stop().clone()),
-        output: Mutex::new((output, Tally::default())),
+        report: Report::new(output, args.quiet, args.limit, nats.stop().clone()),
+        publisher: Publisher { nats: nats.clone(), jetstream: jetstream.clone(), worker: name },
         nats,
         jetstream,
         ledger,
-        name,
-        limit: args.limit,
         strict: args.strict,
         work: args.work,
-        quiet: args.quiet,
     };
     // A worker asks each consumer for jobs, as many times as it can run them.
     let mut lanes = Vec::new();
@@ -119,11 +117,7 @@ async fn work_jobs(args: Args, stop: CancellationToken) -> Result<()> {
     }
     let ended = join_all(lanes).await;
 
-    let (mut output, tally) = worker.output.into_inner();
-    if args.limit.is_some() {
-        output.line(tally.summary("jobs")).await?;
-    }
-    output.flush().await?;
+    worker.report.finish().await?;
     let mut errors = ended.into_iter().filter_map(Result::err);
     errors.find(|error| !error.is::<Stopped>()).map_or(Ok(()), Err)
 }
@@ -133,13 +127,11 @@ struct Worker {
     nats: Connection,
     jetstream: Context,
     ledger: Ledger,
-    name: String,
+    publisher: Publisher,
     slots: Slots,
-    limit: Option<u64>,
+    report: Report,
     strict: bool,
     work: Duration,
-    quiet: bool,
-    output: Mutex<(Output, Tally)>,
 }
 
 impl Worker {
@@ -172,7 +164,8 @@ impl Worker {
             biased;
             answer = self.attempt(&delivery, task) => answer,
             () = self.out_of_time() => {
-                self.ledger.hand_back(&delivery).await?;
+                // It was no attempt. If the database is locked, it counts as one.
+                let _ = timeout(HAND_BACK_TIMEOUT, self.ledger.hand_back(&delivery)).await;
                 Ok(Some(HAND_BACK))
             }
         }
@@ -198,7 +191,7 @@ impl Worker {
         if !self.work.is_zero() {
             sleep(self.work).await;
         }
-        let result = task.run(attempt.number).await;
+        let result = task.run(attempt.number, delivery.age()).await;
         slot.ended();
         let end = match result {
             Ok(()) => self.ledger.done(&attempt).await?,
@@ -208,17 +201,18 @@ impl Worker {
         match end {
             End::Done => {
                 slot.done();
-                self.done(id).await?;
+                self.report.done(id).await?;
                 Ok(Some(AckKind::Ack))
             }
             End::Again(error) => {
                 let pause = FIRST_PAUSE * 2_u32.pow(number - 1);
                 let pause = pause.mul_f64(rand::random_range(1.0..1.2));
                 let seconds = pause.as_secs_f64();
-                self.line(format_args!(
-                    "{id} again in {seconds:.1} s: attempt {number} failed, {error}"
-                ))
-                .await?;
+                self.report
+                    .line(format_args!(
+                        "{id} again in {seconds:.1} s: attempt {number} failed, {error}"
+                    ))
+                    .await?;
                 Ok(Some(AckKind::Nak(Some(pause))))
             }
             End::Dead(death) => self.bury(delivery, &death).await,
@@ -227,75 +221,29 @@ impl Worker {
         }
     }
 
-    /// Publishes a dead letter. Only when it is stored the job is terminated, which deletes it from
-    /// the queue.
+    /// Only when its dead letter is stored the job is terminated, which deletes it from the queue.
     async fn bury(&self, delivery: &Delivery, death: &Death) -> Result<Option<AckKind>> {
-        let publish = async || dead::publish(&self.jetstream, delivery, death, &self.name).await;
-        let (id, Death { attempts, reason, .. }) = (&delivery.job_id, death);
-        let line = format!("{id} dead (attempts: {attempts}): {reason}");
-        self.store(publish, AckKind::Term, &line).await
-    }
-
-    /// Lets a job wait for an earlier one with its key that is dead. It goes back into the queue by
-    /// way of a schedule, so other keys in its partition do not wait.
-    async fn hold(&self, delivery: &Delivery, earlier: &str) -> Result<Option<AckKind>> {
-        let Delivery { job_id, payload, kind, .. } = delivery;
-        let publish = async || {
-            if !dead::exists(&self.jetstream, kind, earlier).await? {
-                self.ledger.released(earlier).await?;
-            }
-            let subject = schedule::subject(job_id);
-            let message = schedule::message(payload.clone(), job_id, &delivery.subject(), HOLD);
-            self.jetstream.send_publish(subject, message).await?.await?;
-            Ok(())
-        };
-        let line = format!("{job_id} again in {HOLD:?}: it waits for {earlier}");
-        self.store(publish, AckKind::Ack, &line).await
-    }
-
-    /// Publishes something through outages, then prints the line. Returns what nats-server is told.
-    async fn store(
-        &self,
-        publish: impl AsyncFnMut() -> Result<()>,
-        answer: AckKind,
-        line: &str,
-    ) -> Result<Option<AckKind>> {
-        let retry_on = [Failure::Unanswered, Failure::Missing, Failure::Off];
-        match retry(&self.nats, &retry_on, Duration::MAX, publish).await {
-            Ok(()) => {
-                self.line(line).await?;
-                Ok(Some(answer))
-            }
-            Err(error) if error.is::<Stopped>() => Ok(Some(HAND_BACK)),
-            Err(error) => {
-                self.nats.permitted()?;
-                tracing::warn!("not stored, trying again: {line}: {error:#}");
-                Ok(Some(AckKind::Nak(Some(ACK_WAIT))))
-            }
+        if !self.publisher.bury(delivery, death).await? {
+            return Ok(Some(HAND_BACK));
         }
+        let (id, Death { attempts, reason, .. }) = (&delivery.job_id, death);
+        self.report.line(format_args!("{id} dead (attempts: {attempts}): {reason}")).await?;
+        Ok(Some(AckKind::Term))
+    }
+
+    /// An earlier job with the same key is dead. The job comes again after a moment.
+    async fn hold(&self, delivery: &Delivery, earlier: &str) -> Result<Option<AckKind>> {
+        if !self.publisher.hold(delivery, earlier, HOLD, &self.ledger).await? {
+            return Ok(Some(HAND_BACK));
+        }
+        let id = &delivery.job_id;
+        self.report.line(format_args!("{id} again in {HOLD:?}: it waits for {earlier}")).await?;
+        Ok(Some(AckKind::Ack))
     }
 
     /// Resolves when running jobs are out of time, because the program was told to stop.
     async fn out_of_time(&self) {
         self.nats.stop().cancelled().await;
         sleep(FINISH).await;
-    }
-
-    /// A line for a job.
-    async fn line(&self, line: impl Display) -> Result<()> {
-        if self.quiet {
-            return Ok(());
-        }
-        self.output.lock().await.0.line(line).await
-    }
-
-    /// A job is done.
-    async fn done(&self, id: &str) -> Result<()> {
-        let (output, tally) = &mut *self.output.lock().await;
-        tally.add();
-        if tally.left(self.limit) == 0 {
-            self.nats.stop().cancel();
-        }
-        if self.quiet { Ok(()) } else { output.line(format_args!("{id} done")).await }
     }
 }
