@@ -44,20 +44,16 @@ async fn main() -> Result<(), async_nats::Error> {
         let message = message?;
         let job: Value = serde_json::from_slice(&message.payload)?;
         let id = job["job_id"].as_str().ok_or("a job without an id")?;
-        let seconds = Duration::from_secs_f64(job["args"]["seconds"].as_f64().unwrap_or(0.0));
-        let is_done = match job["kind"].as_str() {
-            // Its service does not answer in the first seconds after the job was submitted.
-            Some("flaky") => message.info()?.published + seconds < SystemTime::now(),
-            Some("poison") => std::process::abort(),
-            Some("bad") => false,
-            _ => {
-                sleep(seconds).await;
-                true
-            }
-        };
-        let answer = if is_done { AckKind::Ack } else { AckKind::Nak(None) };
-        writeln!(stdout(), "{id} {}", if is_done { "done" } else { "again" })?;
-        message.ack_with(answer).await?;
+        let time = |name| Duration::from_secs_f64(job["args"][name].as_f64().unwrap_or(0.0));
+        sleep(time("seconds")).await;
+        if job["kind"] == "poison" {
+            std::process::abort();
+        }
+        // The service that the job needs is away for a while after the job was submitted.
+        let is_away = SystemTime::now() < message.info()?.published + time("away");
+        let fails = job["kind"] == "bad" || is_away;
+        writeln!(stdout(), "{id} {}", if fails { "again" } else { "done" })?;
+        message.ack_with(if fails { AckKind::Nak(None) } else { AckKind::Ack }).await?;
     }
     Ok(())
 }

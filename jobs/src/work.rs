@@ -62,9 +62,9 @@ impl Default for Report {
 struct Flaky {
     /// How many attempts fail.
     failures: Option<u32>,
-    /// How long after it was submitted the service does not answer. Without both, every second
-    /// attempt fails, by chance.
-    seconds: Option<f64>,
+    /// For so many seconds after the job was submitted, the service does not answer. Without both,
+    /// every second attempt fails, by chance.
+    away: Option<f64>,
 }
 
 impl Task {
@@ -93,8 +93,8 @@ impl Task {
                 sleep(duration.map_err(|error| Failure::Final(error.to_string()))?).await;
             }
             Kind::Flaky => {
-                let Flaky { failures, seconds } = self.args()?;
-                let is_away = match (failures, seconds) {
+                let Flaky { failures, away } = self.args()?;
+                let is_away = match (failures, away) {
                     (Some(failures), _) => attempt <= failures,
                     (None, Some(seconds)) => age.as_secs_f64() < seconds,
                     (None, None) => rand::random(),
