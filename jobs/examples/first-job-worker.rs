@@ -13,7 +13,7 @@
 //! - A job that takes longer than `ack_wait`: it is delivered again while it runs, and done twice.
 //! - A job that kills its worker: five kills, then it is stuck like the others.
 //! - A message that is no job: it ends with an error, and so does the next worker.
-//! - Two workers: a job overtakes an earlier one with the same key.
+//! - A worker that is killed: later jobs with the same key overtake its own.
 //!
 //! The service, src/bin/job-worker.rs, survives all of this.
 

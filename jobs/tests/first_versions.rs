@@ -1,0 +1,151 @@
+//! What the first versions lose, double and get stuck with. The README states it; these tests measure
+//! it on the very examples.
+
+use std::io::Write as _;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use testkit::{Program, example};
+
+use crate::support::{ACK_WAIT, Queue, done};
+
+impl Queue {
+    fn first_worker(&self) -> Result<Program> {
+        Program::spawn(&mut self.server.command(example("first-job-worker")))
+    }
+
+    fn first_submit(&self, args: &[&str]) -> Result<()> {
+        let mut command = self.server.command(example("first-job-submit"));
+        let ended = Program::spawn(command.args(args))?.wait()?;
+        ensure!(ended.success(), "{ended:?}");
+        Ok(())
+    }
+
+    /// Waits until the first worker's consumer has delivered everything, and for ACK_WAIT after that
+    /// nothing more. Returns how many jobs are still in the stream.
+    fn stuck(&self) -> Result<u64> {
+        let is_over = |delivered: &serde_json::Value| {
+            delivered["num_pending"] == 0 && delivered["num_ack_pending"] == 0
+        };
+        let give_up = Instant::now() + 10 * ACK_WAIT;
+        while !is_over(&self.consumer("workers")?) {
+            ensure!(Instant::now() < give_up, "{:#}", self.consumer("workers")?);
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        let jsz = self.server.monitor("/jsz")?;
+        jsz["messages"].as_u64().context("no messages")
+    }
+}
+
+#[test]
+fn first_versions_and_services_can_be_mixed() -> Result<()> {
+    let queue = Queue::start()?;
+    queue.first_submit(&["email", "{}", "a"])?;
+    queue.submit("email --id b")?;
+    let mut worker = queue.worker("--limit 2")?;
+    assert_eq!(done(&worker.wait()?.stdout), ["a", "b"]);
+
+    let queue = Queue::start()?;
+    queue.submit("email --id b")?;
+    queue.first_submit(&["email", "{}", "a"])?;
+    let mut first = queue.first_worker()?;
+    first.expect("b done")?;
+    first.expect("a done")?;
+    first.stop()?;
+    Ok(())
+}
+
+#[test]
+fn a_service_that_is_away_for_two_seconds_burns_all_attempts_and_the_job_is_stuck() -> Result<()> {
+    let queue = Queue::start()?;
+    queue.first_submit(&["flaky", r#"{"away":2}"#, "f"])?;
+    let mut first = queue.first_worker()?;
+    first.expect("f again")?;
+    let burnt = Instant::now();
+    for _ in 2..=5 {
+        first.expect("f again")?;
+    }
+    let burnt = burnt.elapsed();
+    writeln!(std::io::stderr(), "first worker: 4 more attempts in {burnt:?}")?;
+    assert!(burnt < Duration::from_secs(2), "{burnt:?}");
+    assert_eq!(queue.stuck()?, 1);
+    first.stop()?;
+    // Another worker is not offered it either. A job that comes later is done.
+    let mut other = queue.first_worker()?;
+    queue.first_submit(&["email", "{}", "later"])?;
+    other.expect("later done")?;
+    assert_eq!(done(&other.stdout()), ["later"]);
+
+    // The service under the same fault.
+    let queue = Queue::start()?;
+    queue.submit(r#"flaky {"away":2} --id f"#)?;
+    let ended = queue.worker("--limit 1")?.wait()?;
+    assert_eq!(done(&ended.stdout), ["f"]);
+    Ok(())
+}
+
+#[test]
+fn a_job_that_takes_longer_than_ack_wait_is_done_twice() -> Result<()> {
+    let queue = Queue::start()?;
+    queue.first_submit(&["report", r#"{"seconds":8}"#, "r"])?;
+    let mut first = queue.first_worker()?;
+    first.expect("r done")?;
+    first.expect("r done")?;
+    Ok(())
+}
+
+#[test]
+fn a_job_that_kills_its_worker_is_stuck_after_five_kills_and_tells_no_one() -> Result<()> {
+    let queue = Queue::start()?;
+    queue.first_submit(&["poison", "{}", "p"])?;
+    for _ in 0..5 {
+        let mut first = queue.first_worker()?;
+        let ended = first.wait()?;
+        ensure!(ended.code().is_none(), "{ended:?}");
+    }
+    let first = queue.first_worker()?;
+    assert_eq!(queue.stuck()?, 1);
+    assert!(first.stdout().is_empty());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_that_is_no_job_ends_one_worker_after_the_other() -> Result<()> {
+    let queue = Queue::start()?;
+    queue.first_submit(&["email", "{}", "a"])?;
+    queue.publish("jobs.new.email.x", "no job").await?;
+    queue.first_submit(&["email", "{}", "b"])?;
+    let ended = queue.first_worker()?.wait()?;
+    assert_eq!((ended.code(), done(&ended.stdout)), (Some(1), vec!["a"]));
+    let ended = queue.first_worker()?.wait()?;
+    assert_eq!(ended.code(), Some(1), "{ended:?}");
+    Ok(())
+}
+
+#[test]
+fn when_a_worker_is_killed_later_jobs_overtake_its_own() -> Result<()> {
+    let queue = Queue::start()?;
+    queue.submit(r#"invoice {"seconds":1} --key k --id first"#)?;
+    let mut killed = queue.first_worker()?;
+    queue.server.monitor_until("/jsz?consumers=1", |jsz| {
+        jsz.to_string().contains(r#""num_ack_pending":1"#)
+    })?;
+    killed.kill()?;
+    let mut other = queue.first_worker()?;
+    queue.submit("invoice --key k --id second")?;
+    other.expect("second done")?;
+    other.expect("first done")?;
+    Ok(())
+}
+
+#[test]
+fn a_job_that_is_submitted_again_is_done_again() -> Result<()> {
+    let queue = Queue::start()?;
+    for _ in 0..2 {
+        queue.first_submit(&["email", "{}", "welcome-ann"])?;
+    }
+    let mut first = queue.first_worker()?;
+    first.expect("welcome-ann done")?;
+    first.expect("welcome-ann done")?;
+    Ok(())
+}
