@@ -5,5 +5,6 @@ mod designs;
 mod faults;
 mod first_versions;
 mod order;
+mod readme;
 mod support;
 mod worker;

@@ -43,6 +43,7 @@ use crate::server::Server;
 /// | `^C` | The program runs on. It is interrupted at the end of the scene, after all programs that end by themselves. |
 /// | `^Z` and `$ kill %1` | The program is suspended as soon as it has printed the lines above. When the last block has been played, it is told to end (SIGTERM) and resumed. |
 /// | `Killed` | The program runs on until a `pkill -KILL` of another block. |
+/// | `Aborted` | The program crashes by itself (SIGABRT). The blocks below are played after that. |
 ///
 /// A program that runs on has printed a line before the next block is played: programs that run
 /// on print one when they are ready. Every program has to end with exit code 0, unless the command

@@ -17,6 +17,8 @@ use crate::server::Server;
 
 /// A program that has printed nothing for so long prints nothing more by itself.
 const SILENCE: Duration = Duration::from_secs(30);
+/// The signal with which a program aborts.
+const SIGABRT: i32 = 6;
 /// A program that has not subscribed for so long does not subscribe.
 const SUBSCRIBE_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -65,10 +67,13 @@ enum End {
     Suspended,
     /// By a `pkill -KILL` of another block.
     Killed,
+    /// By a crash of its own (SIGABRT), before anything else is started.
+    Aborted,
 }
 
 impl End {
-    const ALL: [Self; 4] = [Self::Later, Self::Interrupted, Self::Suspended, Self::Killed];
+    const ALL: [Self; 5] =
+        [Self::Later, Self::Interrupted, Self::Suspended, Self::Killed, Self::Aborted];
 
     /// The lines that stand for it in a block.
     fn marker(self) -> &'static str {
@@ -78,6 +83,7 @@ impl End {
             Self::Interrupted => "^C\n",
             Self::Suspended => "^Z\n$ kill %1\n",
             Self::Killed => "Killed\n",
+            Self::Aborted => "Aborted\n",
         }
     }
 }
@@ -101,7 +107,12 @@ pub enum Host<'a> {
 impl Host<'_> {
     fn command(&self, program: PathBuf) -> Command {
         match self {
-            Self::Own(server) => server.command(program),
+            Self::Own(server) => {
+                let mut command = server.command(program);
+                // A program's files are gone with the scene.
+                command.current_dir(server.folder());
+                command
+            }
             Self::Running(url) => {
                 let mut command = Command::new(program);
                 command.envs(url.map(|url| ("NATS_URL", url)));
@@ -234,7 +245,7 @@ impl Stage<'_> {
             killed: false,
         };
         match step.end {
-            End::ByItself => return running.finish(step),
+            End::ByItself | End::Aborted => return running.finish(step),
             End::Suspended => running.wait_for(&step.before),
             End::Later | End::Interrupted | End::Killed => {
                 running.process.expect("")?;
@@ -284,7 +295,7 @@ impl Running {
     fn finish(mut self, step: &Step) -> Result<Printed> {
         let mut before = usize::MAX;
         match step.end {
-            End::ByItself | End::Later => {}
+            End::ByItself | End::Later | End::Aborted => {}
             End::Killed => ensure!(self.killed, "no pkill has hit it"),
             End::Interrupted => {
                 // Not before it has printed what is expected. If that does not come, the
@@ -304,9 +315,12 @@ impl Running {
         let stderr = ended.stderr.join("\n");
         let told = matches!(step.end, End::Interrupted | End::Suspended);
         let by_signal = ended.status.signal().is_some();
+        let aborted = step.end == End::Aborted;
+        ensure!(!aborted || ended.status.signal() == Some(SIGABRT), "it did not abort: {stderr}");
         ensure!(
             ended.success()
                 || self.killed
+                || aborted
                 || self.with_stderr && !by_signal
                 || self.is_example && told && by_signal,
             "ended with {}: {stderr}",
@@ -394,7 +408,7 @@ impl Terminal {
         }
         let last = steps.len().saturating_sub(1);
         ensure!(
-            steps[..last].iter().all(|step| step.end == End::ByItself),
+            steps[..last].iter().all(|step| matches!(step.end, End::ByItself | End::Aborted)),
             "only the last program of a terminal can run on"
         );
         Ok(Self { steps, range })
