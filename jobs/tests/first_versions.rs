@@ -149,3 +149,40 @@ fn a_job_that_is_submitted_again_is_done_again() -> Result<()> {
     first.expect("welcome-ann done")?;
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn jobs_that_die_again_while_all_are_retried_are_lost() -> Result<()> {
+    const JOBS: usize = 200;
+    let queue = Queue::start()?;
+    let _worker = queue.worker("--quiet")?;
+    queue.submit(&format!("bad --count {JOBS} --quiet"))?;
+    queue.until_left(0)?;
+    assert_eq!(queue.dead().await?.len(), JOBS);
+    let mut admin = Program::spawn(&mut queue.server.command(example("first-job-admin")))?;
+    let ended = admin.wait()?;
+    ensure!(ended.success() && ended.stdout.len() == JOBS, "{ended:?}");
+    queue.until_left(0)?;
+    let left = queue.dead().await?.len();
+    writeln!(std::io::stderr(), "first admin: {} of {JOBS} dead jobs are lost", JOBS - left)?;
+    assert!(left < JOBS);
+    assert!(queue.effects()?.is_empty());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_letter_that_is_no_job_ends_the_first_admin_in_the_middle() -> Result<()> {
+    let queue = Queue::start()?;
+    let mut worker = queue.worker("")?;
+    queue.submit("bad --id first")?;
+    worker.expect("first dead")?;
+    queue.publish("jobs.new.bad.x", "no job").await?;
+    worker.expect(" dead")?;
+    worker.stop()?;
+    let mut admin = Program::spawn(&mut queue.server.command(example("first-job-admin")))?;
+    let ended = admin.wait()?;
+    assert_eq!((ended.code(), ended.stdout), (Some(1), vec!["first is in the queue again".into()]));
+    // In the queue and dead, both.
+    queue.until_left(1)?;
+    assert_eq!(queue.dead().await?.len(), 2);
+    Ok(())
+}
