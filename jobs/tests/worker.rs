@@ -213,6 +213,23 @@ async fn while_the_database_is_locked_jobs_wait_and_none_is_acknowledged() -> Re
     Ok(())
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn while_the_disk_is_full_jobs_wait_and_none_is_acknowledged() -> Result<()> {
+    const JOBS: usize = 2_000;
+    let queue = Queue::start()?;
+    queue.submit(&format!("email --count {JOBS} --quiet"))?;
+    let mut worker = queue.worker_on_a_full_disk()?;
+    worker.expect_stderr("the database does not take changes, trying again")?;
+    worker.kill()?;
+    assert!(queue.effects()?.len() < JOBS);
+    // There is room again.
+    let _worker = queue.worker("--quiet")?;
+    queue.until_left(0)?;
+    assert_eq!(queue.effects()?.len(), JOBS);
+    assert!(queue.dead().await?.is_empty());
+    Ok(())
+}
+
 #[test]
 fn a_database_that_cannot_be_opened_is_one_clear_line() -> Result<()> {
     let queue = Queue::start()?;

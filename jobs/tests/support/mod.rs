@@ -54,6 +54,13 @@ impl Queue {
         Ok(worker)
     }
 
+    /// A worker that cannot make a file longer than some hundred kilobytes.
+    pub fn worker_on_a_full_disk(&self) -> Result<Program> {
+        let script = r#"trap "" XFSZ; ulimit -f 400; exec "$0" --db "$1""#;
+        let mut shell = self.server.command("sh");
+        Program::spawn(shell.args(["-c", script, WORKER]).arg(self.database()))
+    }
+
     /// Runs job-submit; arguments that contain spaces come apart.
     pub fn submit(&self, args: &str) -> Result<Ended> {
         let ended = self.submitting(args)?.wait()?;
