@@ -14,7 +14,7 @@ use crate::job::{Kind, Order};
 
 /// The stream of the jobs that are not done yet.
 pub const STREAM: &str = "jobs";
-/// The stream of the jobs that nobody tries any more.
+/// The stream of the jobs that are not tried any more.
 pub const DEAD: &str = "jobs_dead";
 /// Jobs with the same key are in the same partition. So many jobs of a kind with order can run at a
 /// time, in all workers together.
@@ -87,7 +87,7 @@ pub fn consumers(kind: Kind) -> Vec<pull::Config> {
         ack_policy: AckPolicy::Explicit,
         ack_wait: ACK_WAIT,
         // The worker counts the attempts, and ends them: a message that has reached a limit of
-        // nats-server would stay in the stream, and nobody would be offered it.
+        // nats-server would stay in the stream, and no worker would be offered it.
         max_deliver: -1,
         max_ack_pending,
         ..Default::default()

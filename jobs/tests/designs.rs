@@ -75,7 +75,7 @@ impl Raw {
 
 /// `max_deliver` as the limit, and its advisory as a dead-letter queue.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_message_at_max_deliver_stays_for_ever_and_its_advisory_waits_for_somebody_who_pulls()
+async fn a_message_at_max_deliver_stays_for_ever_and_its_advisory_waits_until_a_program_pulls()
 -> Result<()> {
     let mut queue =
         Raw::start(pull::Config { max_deliver: 2, ack_wait: MOMENT / 2, ..Default::default() })
