@@ -390,4 +390,44 @@ pub const EXERCISES: &[Exercise] = &[
                  and only after a round trip can you be sure that there is none.",
         production: "common/src/connection.rs",
     },
+    Exercise {
+        name: "17-five-attempts",
+        role: "job-worker",
+        checks: &["starts", "does-jobs", "pauses"],
+        source: program!("17-five-attempts"),
+        solution: program!("17-five-attempts-solved"),
+        hints: [
+            "How long do five attempts take? The checker has measured the time between two.",
+            "`Nak(None)` means: deliver it again now. A nak can say how long to wait first, and the \
+             number of the attempt is there to make it longer each time.",
+            "1 s, then 2 s, 4 s, 8 s:\n\n    \
+             let pause = Duration::from_secs(1 << (attempt - 1));\n    \
+             message.ack_with(AckKind::Nak(Some(pause))).await?;",
+        ],
+        learnt: "A nak without a delay burns all attempts in milliseconds. What has reached \
+                 `max_deliver` stays in the stream, and no program is offered it: the service counts \
+                 attempts itself, and stores a dead letter.",
+        production: "jobs/src/bin/job-worker.rs",
+    },
+    Exercise {
+        name: "18-the-empty-letter",
+        role: "job-worker",
+        checks: &["starts", "does-jobs", "bad-job"],
+        source: program!("18-the-empty-letter"),
+        solution: program!("18-the-empty-letter-solved"),
+        hints: [
+            "What does a work queue do with a message that is terminated?",
+            "`Term` deletes the message, and its payload with it. The worker has the payload in its \
+             hands: it need not ask for it. And if it is killed between two steps, which order of \
+             the steps loses nothing?",
+            "Publish first, from what was delivered, and terminate when that is stored:\n\n    \
+             let (headers, payload) = (headers(&message)?, message.payload.clone());\n    \
+             jetstream.publish_with_headers(subject, headers, payload).await?.await?;\n    \
+             message.double_ack_with(AckKind::Term).await?;",
+        ],
+        learnt: "NATS has no dead-letter queue. The worker publishes the dead letter, waits until it \
+                 is stored, and only then terminates the job. Killed in between, it stores the letter \
+                 a second time, which a stream with one message for each subject does not mind.",
+        production: "jobs/src/dead.rs",
+    },
 ];

@@ -42,6 +42,8 @@ exercises! {
     before_the_puback "14-before-the-puback": "readings never arrived",
     a_presence_that_lies "15-a-presence-that-lies": "it is online for ever",
     denied "16-denied": "a denial looks like success",
+    five_attempts "17-five-attempts": "a job that failed was tried again after",
+    the_empty_letter "18-the-empty-letter": "the bad job is not dead",
 }
 
 fn verdicts(exercise: &Exercise, program: &str) -> Result<Vec<Verdict>> {

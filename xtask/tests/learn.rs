@@ -43,7 +43,7 @@ fn an_exercise_is_checked_mended_and_kept_as_solved() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let folder = folder.path();
     let last = |ended: &Ended| ended.stdout.last().cloned().unwrap_or_default();
-    assert_eq!(last(&succeeds(folder, "list")?), "0 of 16 solved");
+    assert_eq!(last(&succeeds(folder, "list")?), "0 of 18 solved");
 
     // As it comes, it fails, and the checker says why.
     let ended = run(&mut learn(folder, "check 01-last-words"))?;
@@ -71,14 +71,14 @@ fn an_exercise_is_checked_mended_and_kept_as_solved() -> Result<()> {
     let ended = succeeds(folder, "check")?;
     ensure!(ended.stdout.iter().any(|line| line == "✔ 01-last-words is solved."), "{ended:?}");
     let listed = succeeds(folder, "list")?;
-    assert_eq!(last(&listed), "1 of 16 solved");
+    assert_eq!(last(&listed), "1 of 18 solved");
     ensure!(listed.stdout[0].starts_with("✔ 01-last-words"), "{listed:?}");
 
     // The next one is the default now; a reset one comes again.
     ensure!(succeeds(folder, "hint")?.stdout[0].contains("subscriptions"));
     succeeds(folder, "reset 1")?;
     assert_eq!(fs::read_to_string(&file)?, EXERCISES[0].source);
-    assert_eq!(last(&succeeds(folder, "list")?), "0 of 16 solved");
+    assert_eq!(last(&succeeds(folder, "list")?), "0 of 18 solved");
     Ok(())
 }
 
@@ -171,11 +171,11 @@ fn the_course_checks_what_is_saved_and_goes_on_to_the_next() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let file = folder.path().join("01-last-words.rs");
     let mut terminal = Terminal::start(&mut learn(folder.path(), ""))?;
-    terminal.expect("1 of 16")?;
+    terminal.expect("1 of 18")?;
     terminal.expect("entries never arrived")?;
     terminal.expect("q quit")?;
     for (key, answer) in
-        [("h", "hint 1"), ("l", "0 of 16 solved"), ("s", "Press s again"), ("r", "Press r again")]
+        [("h", "hint 1"), ("l", "0 of 18 solved"), ("s", "Press s again"), ("r", "Press r again")]
     {
         terminal.press(key)?;
         terminal.expect(answer)?;
@@ -198,7 +198,7 @@ fn the_course_checks_what_is_saved_and_goes_on_to_the_next() -> Result<()> {
     terminal.expect("Yours is the solution")?;
     terminal.expect("n next")?;
     terminal.press("n")?;
-    terminal.expect("2 of 16")?;
+    terminal.expect("2 of 18")?;
     terminal.expect("0 of 1 message came back")?;
     terminal.expect("q quit")?;
     terminal.press("q")?;
@@ -212,11 +212,11 @@ fn the_course_checks_what_is_saved_and_goes_on_to_the_next() -> Result<()> {
     fs::write(folder.path().join("progress.json"), format!("{{{progress}}}"))?;
     fs::write(folder.path().join(last.file()), last.solution)?;
     let mut terminal = Terminal::start(&mut learn(folder.path(), ""))?;
-    terminal.expect("16 of 16")?;
+    terminal.expect("18 of 18")?;
     terminal.expect("n next")?;
     terminal.press("\r")?;
-    terminal.expect("You have solved all 16 exercises")?;
-    terminal.expect("common/src/connection.rs")?;
+    terminal.expect("You have solved all 18 exercises")?;
+    terminal.expect("jobs/src/dead.rs")?;
     assert!(terminal.program.wait()?.success());
     Ok(())
 }
