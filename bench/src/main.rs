@@ -9,6 +9,7 @@
 //! a private server. What counts are the ratios: the same machine was slow or fast for all rows.
 
 mod jetstream;
+mod jobs;
 mod kv;
 mod mqtt_bridge;
 mod queue_groups;
@@ -35,6 +36,7 @@ const BENCHES: &[(&str, &[Step])] = &[
     ("jetstream", &[jetstream::bench]),
     ("kv", &[kv::bench]),
     ("mqtt-bridge", &[mqtt_bridge::bench]),
+    ("jobs", jobs::STEPS),
 ];
 
 /// Measures what the lessons claim, and prints medians and ratios.
@@ -60,6 +62,7 @@ fn main() -> ExitCode {
     {
         let args = args.to_vec();
         return match args.first() {
+            Some(part) if part == jobs::PUBLISHER => ended(stage::run(jobs::part(args))),
             Some(part) if part.starts_with("bare-") => ended(stage::run(queue_groups::part(args))),
             _ => ended(stage::run(rpc::part(args))),
         };
