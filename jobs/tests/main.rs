@@ -5,6 +5,7 @@ mod designs;
 mod faults;
 mod first_versions;
 mod order;
+mod prove;
 mod readme;
 mod support;
 mod worker;
