@@ -12,6 +12,8 @@
 //!   stays in the stream for ever, and no program is offered it.
 //! - A job that takes longer than `ack_wait`: it is delivered again while it runs, and done twice.
 //! - A job that kills its worker: five kills, then it is stuck like the others.
+//! - A job that is not due yet: its consumer has no filter, so it gets the schedule itself, and does
+//!   the job at once.
 //! - A message that is no job: it ends with an error, and so does the next worker.
 //! - A worker that is killed: later jobs with the same key overtake its own.
 //!

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
 use rusqlite::{Connection, ErrorCode, TransactionBehavior};
@@ -12,6 +12,8 @@ use tokio::sync::{mpsc, oneshot};
 const GROUP: usize = 500;
 /// Time that SQLite waits for another process that writes.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
+/// Pause before a file is opened again.
+const BUSY_PAUSE: Duration = Duration::from_millis(10);
 /// Pause before a transaction is tried again that the database did not take.
 const PAUSE: Duration = Duration::from_millis(500);
 
@@ -38,17 +40,9 @@ impl Database {
     ///
     /// Outside of a tokio runtime.
     pub fn open(file: &Path, schema: &str) -> Result<Self> {
-        let open = || -> rusqlite::Result<Connection> {
-            let database = Connection::open(file)?;
-            database.busy_timeout(BUSY_TIMEOUT)?;
-            // Readers do not wait for writers.
-            database.pragma_update(None, "journal_mode", "wal")?;
-            database.pragma_update(None, "synchronous", "normal")?;
-            database.execute_batch(schema)?;
-            Ok(database)
-        };
+        let database = open(file, schema);
         let database =
-            open().with_context(|| format!("cannot open the database {}", file.display()))?;
+            database.with_context(|| format!("cannot open the database {}", file.display()))?;
         let (changes, waiting) = mpsc::channel(GROUP);
         let (ended, mut groups) = mpsc::unbounded_channel::<Group>();
         thread::spawn(move || write(database, waiting, &ended));
@@ -78,6 +72,27 @@ impl Database {
         let sent = self.changes.send(Box::new(waiting)).await.is_ok();
         let answer = if sent { answered.await.ok() } else { None };
         answer.unwrap_or_else(|| Err(anyhow!("the database is closed")))
+    }
+}
+
+fn open(file: &Path, schema: &str) -> rusqlite::Result<Connection> {
+    let deadline = Instant::now() + BUSY_TIMEOUT;
+    loop {
+        let opened = (|| {
+            let database = Connection::open(file)?;
+            database.busy_timeout(BUSY_TIMEOUT)?;
+            // Readers do not wait for writers.
+            database.pragma_update(None, "journal_mode", "wal")?;
+            database.pragma_update(None, "synchronous", "normal")?;
+            database.execute_batch(schema)?;
+            Ok(database)
+        })();
+        match opened {
+            // SQLite does not wait for another process that makes a new file a database at the same
+            // time.
+            Err(error) if passes(&error) && Instant::now() < deadline => thread::sleep(BUSY_PAUSE),
+            opened => return opened,
+        }
     }
 }
 
@@ -161,6 +176,20 @@ fn passes(error: &rusqlite::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn programs_that_begin_at_the_same_time_open_the_same_new_file() -> Result<()> {
+        let folder = tempfile::tempdir()?;
+        for round in 0..50 {
+            let file = folder.path().join(format!("{round}.db"));
+            let open = || open(&file, "CREATE TABLE IF NOT EXISTS t (n INTEGER)").map(drop);
+            thread::scope(|scope| {
+                let others = [scope.spawn(open), scope.spawn(open), scope.spawn(open)];
+                others.into_iter().try_for_each(|it| it.join().unwrap_or(Ok(())))
+            })?;
+        }
+        Ok(())
+    }
 
     #[tokio::test]
     async fn changes_wait_while_another_process_writes() -> Result<()> {

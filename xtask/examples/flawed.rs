@@ -3,11 +3,13 @@
 
 use std::collections::HashSet;
 use std::error::Error;
+use std::fs::File;
 use std::io::{BufWriter, Write, stdout};
-use std::time::Duration;
+use std::path::Path;
+use std::time::{Duration, Instant};
 
 use async_nats::jetstream::consumer::{Consumer, DeliverPolicy, pull};
-use async_nats::jetstream::{self, kv, stream};
+use async_nats::jetstream::{self, AckKind, kv, stream};
 use async_nats::{Client, ConnectOptions, HeaderMap, Message};
 use futures::StreamExt;
 use rumqttc::{AsyncClient, Event, MqttOptions, Packet, QoS};
@@ -55,6 +57,7 @@ async fn main() -> Result {
         "config-admin" => config_admin(nats).await,
         "sensor" => sensor(flaw).await,
         "recorder" => recorder(nats, flaw).await,
+        "job-worker" => job_worker(nats, flaw).await,
         _ => Err("no such role".into()),
     }
 }
@@ -275,5 +278,49 @@ fn record(message: &Message, flaw: &str) -> Result {
         Err(_) => return Ok(()),
     };
     writeln!(stdout(), "{} #{}", reading["sensor_id"], reading["seq"])?;
+    Ok(())
+}
+
+/// A file beside that of `--db` is the effect of a job.
+async fn job_worker(nats: Client, flaw: &str) -> Result {
+    let args: Vec<String> = std::env::args().collect();
+    let value = |flag| args.iter().skip_while(|arg| *arg != flag).nth(1);
+    let work = value("--work").and_then(|work| work.strip_suffix('s')?.parse().ok());
+    let work = Duration::from_secs(work.unwrap_or_default());
+    let kinds = if flaw == "only-emails" { "email" } else { "*" };
+    let config = pull::Config {
+        durable_name: Some("workers".into()),
+        filter_subject: format!("jobs.new.{kinds}.>"),
+        ack_wait: Duration::from_secs(2),
+        ..Default::default()
+    };
+    let stream = jetstream::new(nats).get_stream("jobs").await?;
+    let mut messages = stream.get_or_create_consumer("workers", config).await?.messages().await?;
+    while let Some(message) = messages.next().await {
+        let message = message?;
+        let job: Value = serde_json::from_slice(&message.payload)?;
+        let id = job["job_id"].as_str().ok_or("no id")?;
+        if job["kind"] == "flaky" && message.info()?.delivered < 3 {
+            writeln!(stdout(), "{id} again")?;
+            let pause = (flaw != "nak-at-once").then_some(Duration::from_secs(1));
+            message.ack_with(AckKind::Nak(pause)).await?;
+            continue;
+        }
+        let file = format!("{}.{id}", value("--db").ok_or("no --db")?);
+        let is_known = Path::new(&file).exists();
+        let end = Instant::now() + work;
+        while !is_known && Instant::now() < end {
+            sleep(Duration::from_millis(500)).await;
+            if flaw != "reports-nothing" {
+                message.ack_with(AckKind::Progress).await?;
+            }
+        }
+        // Only one program creates it.
+        let is_new = File::create_new(file).is_ok();
+        if is_new || flaw == "looks-before-only" && !is_known {
+            writeln!(stdout(), "{id} done")?;
+        }
+        message.ack().await?;
+    }
     Ok(())
 }

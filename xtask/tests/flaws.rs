@@ -52,6 +52,12 @@ const FLAWS: &[(&str, &str, &str, &str)] = &[
         "ends-without-nats-server",
         "it runs on after SIGTERM while nats-server was away",
     ),
+    ("job-worker", "ends", "starts", "it ended before it had done and acknowledged a job"),
+    ("job-worker", "only-emails", "does-jobs", "40 messages stay in the queue"),
+    ("job-worker", "nak-at-once", "pauses", "a job that failed was tried again after"),
+    ("job-worker", "reports-nothing", "long-job", "times while it ran"),
+    ("job-worker", "looks-before-only", "frozen", "1 of 1 jobs were done twice"),
+    ("job-worker", "never-reconnects", "nats-server-restarted", "it ended with the connection"),
 ];
 
 fn verdict(role: &str, flaw: &str, check: &str) -> Result<Verdict> {
@@ -104,6 +110,7 @@ roles! {
     flaws_of_a_config_admin: "config-admin",
     flaws_of_a_sensor: "sensor",
     flaws_of_a_recorder: "recorder",
+    flaws_of_a_job_worker: "job-worker",
 }
 
 /// The same programs, without the flaw, hold those checks: what fails is the flaw.
@@ -127,6 +134,11 @@ fn without_its_flaw_a_program_holds_the_check() -> Result<()> {
         ("recorder", "nats-server-restarted"),
         ("recorder", "ends"),
         ("recorder", "ends-without-nats-server"),
+        ("job-worker", "does-jobs"),
+        ("job-worker", "pauses"),
+        ("job-worker", "long-job"),
+        ("job-worker", "frozen"),
+        ("job-worker", "nats-server-restarted"),
     ] {
         let verdict = verdict(role, "none", check)?;
         ensure!(verdict.holds(), "{role} {check}: {verdict:#?}");

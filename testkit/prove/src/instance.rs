@@ -81,7 +81,7 @@ impl Candidate {
 pub struct Launch<'a> {
     server: &'a Server,
     command: Command,
-    seen: Option<Seen>,
+    on_line: Box<dyn Fn(&str) + Send>,
     mark: String,
     kept: PathBuf,
 }
@@ -96,7 +96,7 @@ impl<'a> Launch<'a> {
         let mut command = candidate.command();
         command.env("NATS_URL", server.url()).env("MQTT_URL", server.mqtt_url());
         leftovers::mark(&mut command, &mark);
-        Self { server, command, seen: None, mark, kept }
+        Self { server, command, on_line: Box::new(|_| ()), mark, kept }
     }
 
     /// Adds flags, as they are typed.
@@ -118,8 +118,14 @@ impl<'a> Launch<'a> {
     }
 
     /// Notes which ids it names.
-    pub fn watched(mut self, seen: &Seen) -> Self {
-        self.seen = Some(seen.clone());
+    pub fn watched(self, seen: &Seen) -> Self {
+        let seen = seen.clone();
+        self.on_line(move |line| seen.note(line))
+    }
+
+    /// Calls `on_line` with each line of its stdout as it comes, on another thread.
+    pub fn on_line(mut self, on_line: impl Fn(&str) + Send + 'static) -> Self {
+        self.on_line = Box::new(on_line);
         self
     }
 
@@ -129,12 +135,7 @@ impl<'a> Launch<'a> {
     ///
     /// A [`Flaw`] if it cannot be started.
     pub fn start(mut self) -> Result<Instance> {
-        let seen = self.seen.take();
-        let program = Program::spawn_watched(&mut self.command, move |line| {
-            if let Some(seen) = &seen {
-                seen.note(line);
-            }
-        });
+        let program = Program::spawn_watched(&mut self.command, self.on_line);
         let program = program.map_err(|error| Flaw::new(format!("{error:#}")))?;
         Ok(Instance {
             program: program.timeout(GRACE + Duration::from_secs(3)).keep(KEPT),

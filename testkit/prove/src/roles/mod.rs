@@ -4,6 +4,8 @@ pub mod config_admin;
 pub mod config_app;
 mod durable;
 pub mod hello;
+pub mod job_worker;
+mod jobs;
 pub mod log_publisher;
 pub mod log_worker;
 pub mod math_client;
@@ -40,6 +42,7 @@ pub fn roles() -> &'static [&'static Role] {
         &config_admin::ROLE,
         &sensor::ROLE,
         &recorder::ROLE,
+        &job_worker::ROLE,
     ]
 }
 
