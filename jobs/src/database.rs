@@ -90,7 +90,9 @@ fn open(file: &Path, schema: &str) -> rusqlite::Result<Connection> {
         match opened {
             // SQLite does not wait for another process that makes a new file a database at the same
             // time.
-            Err(error) if passes(&error) && Instant::now() < deadline => thread::sleep(BUSY_PAUSE),
+            Err(error) if is_busy(&error) && Instant::now() < deadline => {
+                thread::sleep(BUSY_PAUSE);
+            }
             opened => return opened,
         }
     }
@@ -162,6 +164,10 @@ fn commit(database: &mut Connection, group: &mut [Box<dyn Change>]) -> rusqlite:
         change.apply(&transaction)?;
     }
     transaction.commit()
+}
+
+fn is_busy(error: &rusqlite::Error) -> bool {
+    error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy)
 }
 
 /// Whether the same transaction can succeed later.
