@@ -113,8 +113,10 @@ pub async fn delayed(jobs: &Stream) -> Result<u64> {
 pub async fn unmatched(jobs: &Stream) -> Result<Vec<(String, usize)>> {
     let consumers = Consumers::of(jobs).await?;
     let subjects = jobs.info_with_subjects("jobs.new.>").await?;
-    let subjects: Vec<_> = subjects.try_collect().await?;
-    Ok(subjects.into_iter().filter(|(subject, _)| consumers.matching(subject).is_none()).collect())
+    let mut subjects: Vec<_> = subjects.try_collect().await?;
+    subjects.retain(|(subject, _)| consumers.matching(subject).is_none());
+    subjects.sort();
+    Ok(subjects)
 }
 
 /// The messages of a stream on a subject, the oldest first.

@@ -1,10 +1,11 @@
 //! The order of jobs with the same key, and what a dead one means to its successors.
 
 use std::collections::BTreeMap;
+use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use testkit::Signal;
+use testkit::{Program, Signal};
 use tokio::time::sleep;
 
 use crate::support::{Queue, done};
@@ -15,6 +16,16 @@ fn submit(queue: &Queue, keys: &[&str], count: usize) -> Result<()> {
         queue.submit(&format!("invoice --key {key} --id {key} --count {count} --quiet"))?;
     }
     Ok(())
+}
+
+/// Stops a worker, but not in the middle of a transaction: it would keep the others from the database.
+fn freeze(queue: &Queue, worker: &mut Program) -> Result<()> {
+    let sql = queue.sql()?;
+    sql.execute_batch("BEGIN IMMEDIATE")?;
+    worker.signal(Signal::STOP)?;
+    // The system needs a moment to stop all its threads.
+    thread::sleep(Duration::from_millis(100));
+    Ok(sql.execute_batch("COMMIT")?)
 }
 
 /// Fails if a job was done before one with its key that was submitted earlier.
@@ -40,7 +51,7 @@ fn keys_keep_their_order_while_workers_and_server_are_killed_and_one_is_frozen()
     let mut killed = worker(&queue)?;
     let mut steady = worker(&queue)?;
     assert!(frozen.wait_for(|lines| done(lines).len() > 10));
-    frozen.signal(Signal::STOP)?;
+    freeze(&queue, &mut frozen)?;
     for round in 1..=3 {
         assert!(killed.wait_for(|lines| done(lines).len() > 5));
         killed.kill()?;
@@ -73,7 +84,7 @@ async fn a_worker_that_was_frozen_in_a_job_has_no_effect_when_it_wakes_up() -> R
     queue.server.monitor_until("/jsz?consumers=1", |jsz| {
         jsz.to_string().contains(r#""num_ack_pending":1"#)
     })?;
-    frozen.signal(Signal::STOP)?;
+    freeze(&queue, &mut frozen)?;
     let mut other = queue.worker("")?;
     other.expect("second done")?;
     frozen.signal(Signal::CONT)?;

@@ -358,6 +358,9 @@ fn with_one_pipe(command: &Command) -> Command {
             None => shell.env_remove(name),
         };
     }
+    if let Some(folder) = command.get_current_dir() {
+        shell.current_dir(folder);
+    }
     shell
 }
 

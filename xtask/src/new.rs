@@ -165,9 +165,14 @@ fn copy(from: &Path, to: &Path, change: &dyn Fn(&Path, String) -> String) -> Res
 
 fn copy_file(from: &Path, to: &Path, change: &dyn Fn(&Path, String) -> String) -> Result<()> {
     let cannot = || format!("cannot write {}", to.display());
+    let shown = || format!("cannot read {}", from.display());
+    let bytes = fs::read(from).with_context(shown)?;
+    // No source, but a database that a program has left there.
+    if bytes.contains(&0) {
+        return Ok(());
+    }
+    let text = String::from_utf8(bytes).with_context(shown)?;
     fs::create_dir_all(to.parent().unwrap_or(to)).with_context(cannot)?;
-    let text =
-        fs::read_to_string(from).with_context(|| format!("cannot read {}", from.display()))?;
     fs::write(to, change(from, text)).with_context(cannot)
 }
 

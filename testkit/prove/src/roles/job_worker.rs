@@ -666,7 +666,6 @@ fn frozen(trial: &Trial) -> Result<String> {
         DID,
         LIKELY,
     )?;
-    frozen.signal(Signal::STOP);
     if queue.lines.wait_for(&job.id, Duration::from_millis(200)).is_some() {
         bail!(
             Flaw::new("a job of 1 s is done at once")
@@ -675,6 +674,8 @@ fn frozen(trial: &Trial) -> Result<String> {
                 .likely("It does not know --work, the time that it spends on each job: without it this check says nothing.")
         );
     }
+    // By now it is at work, and not in a transaction that would lock the file of --db.
+    frozen.signal(Signal::STOP);
     let begun = Instant::now();
     let mut other = queue.worker("")?;
     explain(
