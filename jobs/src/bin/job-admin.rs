@@ -20,10 +20,10 @@ use async_nats::jetstream::{Context, ContextBuilder};
 use common::jetstream::{Window, explain, publish_all};
 use common::{CancellationToken, Connection, Output, printable};
 use futures::TryStreamExt;
-use jobs::job::{self, JOB_ID, Job};
-use jobs::overview::{self, Consumers, State};
-use jobs::queue::STREAM;
-use jobs::{dead, schedule};
+use job_queue::job::{self, JOB_ID, Job};
+use job_queue::overview::{self, Consumers, State};
+use job_queue::queue::STREAM;
+use job_queue::{dead, schedule};
 
 /// Time that nats-server has to answer.
 const TIMEOUT: Duration = Duration::from_secs(2);
@@ -107,7 +107,7 @@ impl<'a> Admin<'a> {
     /// Opens the streams. It creates none: job-submit and job-worker do.
     async fn open(nats: &'a Connection, jetstream: Context) -> Result<Self> {
         let jobs = jetstream.get_stream(STREAM).await?;
-        let dead = jobs::queue::open_dead(&jetstream).await?;
+        let dead = job_queue::queue::open_dead(&jetstream).await?;
         Ok(Self { nats, jetstream, jobs, dead })
     }
 

@@ -17,8 +17,8 @@ use async_nats::jetstream::message::PublishMessage;
 use common::jetstream::{Failure, Unacknowledged, Window, publish_all, retry};
 use common::{CancellationToken, Output};
 use futures::StreamExt;
-use jobs::job::{self, JOB_ID, Job, Kind};
-use jobs::{queue, schedule};
+use job_queue::job::{self, JOB_ID, Job, Kind};
+use job_queue::{queue, schedule};
 use serde_json::{Map, Value};
 
 /// Time that nats-server has to acknowledge a job.

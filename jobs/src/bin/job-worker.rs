@@ -16,9 +16,9 @@ use async_nats::jetstream::{AckKind, Context, ContextBuilder, Message};
 use common::jetstream::{Batch, Failure, Pull, open_durable, retry, with_progress};
 use common::{CancellationToken, Connection, Output, Stopped};
 use futures::future::{join_all, try_join_all};
-use jobs::ledger::{Death, End, Ledger, Start};
-use jobs::queue::{self, ACK_WAIT, STREAM};
-use jobs::{Delivery, Kind, Order, Publisher, Report, Slots, Task};
+use job_queue::ledger::{Death, End, Ledger, Start};
+use job_queue::queue::{self, ACK_WAIT, STREAM};
+use job_queue::{Delivery, Kind, Order, Publisher, Report, Slots, Task};
 use tokio::time::{sleep, timeout};
 
 /// Batches of quick jobs that are in hand at a time: one is fetched while another is stored.
