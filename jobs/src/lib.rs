@@ -1,7 +1,7 @@
 //! What job-submit, job-worker and job-admin have in common, and what would distract from their
 //! lesson.
 
-mod database;
+pub mod database;
 pub mod dead;
 pub mod job;
 pub mod ledger;
