@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use testkit::{Program, example};
 
-use crate::support::{ACK_WAIT, Queue, done};
+use crate::support::{Queue, consumer, done};
 
 impl Queue {
     fn first_worker(&self) -> Result<Program> {
@@ -21,17 +21,12 @@ impl Queue {
         Ok(())
     }
 
-    /// Waits until the first worker's consumer has delivered everything, and for ACK_WAIT after that
-    /// nothing more. Returns how many jobs are still in the stream.
+    /// Waits until the first worker's consumer has delivered everything and given up the rest. Returns how many jobs are still in the stream.
     fn stuck(&self) -> Result<u64> {
-        let is_over = |delivered: &serde_json::Value| {
-            delivered["num_pending"] == 0 && delivered["num_ack_pending"] == 0
-        };
-        let give_up = Instant::now() + 10 * ACK_WAIT;
-        while !is_over(&self.consumer("workers")?) {
-            ensure!(Instant::now() < give_up, "{:#}", self.consumer("workers")?);
-            std::thread::sleep(Duration::from_millis(100));
-        }
+        self.server.monitor_until("/jsz?consumers=1", |jsz| {
+            consumer(jsz, "workers")
+                .is_some_and(|it| it["num_pending"] == 0 && it["num_ack_pending"] == 0)
+        })?;
         let jsz = self.server.monitor("/jsz")?;
         jsz["messages"].as_u64().context("no messages")
     }

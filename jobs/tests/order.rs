@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use testkit::{Program, Signal};
 use tokio::time::sleep;
 
-use crate::support::{Queue, done};
+use crate::support::{ACK_WAIT, Queue, done};
 
 /// Submits invoices `<key>-1`, `<key>-2` … for each of these keys.
 fn submit(queue: &Queue, keys: &[&str], count: usize) -> Result<()> {
@@ -88,11 +88,12 @@ async fn a_worker_that_was_frozen_in_a_job_has_no_effect_when_it_wakes_up() -> R
     let mut other = queue.worker("")?;
     other.expect("second done")?;
     frozen.signal(Signal::CONT)?;
-    // It would be done by now.
-    sleep(Duration::from_secs(2)).await;
-    let slow = frozen.stop()?;
-    assert!(done(&slow.stdout).is_empty(), "{slow:?}");
-    assert_eq!(queue.effects()?, ["first", "second"]);
+    // It takes the next job of this key when it is through with the first one.
+    other.stop()?;
+    queue.submit("invoice --key k --id third")?;
+    frozen.expect("third done")?;
+    assert_eq!(done(&frozen.stop()?.stdout), ["third"]);
+    assert_eq!(queue.effects()?, ["first", "second", "third"]);
     let sql = queue.sql()?;
     let by = |id: &str| {
         sql.query_row("SELECT worker FROM effects WHERE job_id = ?", [id], |row| {
@@ -150,7 +151,9 @@ async fn with_strict_a_job_that_is_retried_comes_before_its_successors() -> Resu
         let mut worker = queue.worker("--strict --work 1m")?;
         // It is a running attempt of this worker.
         let begun = format!("SELECT 1 FROM attempts WHERE worker = 'worker-{}'", worker.id());
+        let give_up = Instant::now() + 10 * ACK_WAIT;
         while !queue.sql()?.prepare(&begun)?.exists([])? {
+            ensure!(Instant::now() < give_up, "no attempt has begun");
             sleep(Duration::from_millis(50)).await;
         }
         worker.kill()?;

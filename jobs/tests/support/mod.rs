@@ -110,9 +110,7 @@ impl Queue {
     /// The figures of a consumer.
     pub fn consumer(&self, name: &str) -> Result<Value> {
         let jsz = self.server.monitor("/jsz?consumers=1")?;
-        let consumers = stream(&jsz, "jobs").and_then(|jobs| jobs["consumer_detail"].as_array());
-        let found = consumers.into_iter().flatten().find(|consumer| consumer["name"] == name);
-        Ok(found.with_context(|| format!("no consumer {name}"))?.clone())
+        Ok(consumer(&jsz, name).with_context(|| format!("no consumer {name}"))?.clone())
     }
 
     /// How many of so many messages another program gets from a consumer at once. It hands them back.
@@ -180,6 +178,12 @@ impl Queue {
 fn stream<'a>(jsz: &'a Value, name: &str) -> Option<&'a Value> {
     let streams = jsz["account_details"][0]["stream_detail"].as_array()?;
     streams.iter().find(|stream| stream["name"] == name)
+}
+
+/// A consumer's figures in what /jsz?consumers=1 answers.
+pub fn consumer<'a>(jsz: &'a Value, name: &str) -> Option<&'a Value> {
+    let consumers = stream(jsz, "jobs")?["consumer_detail"].as_array()?;
+    consumers.iter().find(|consumer| consumer["name"] == name)
 }
 
 /// The value of a header.
