@@ -8,7 +8,7 @@ use testkit::{Server, Signal};
 
 use crate::instance::Instance;
 use crate::roles::switch::{KEY, bucket, delete};
-use crate::roles::{ends, ends_without_nats_server};
+use crate::roles::{ends, ends_without_nats_server, restarted};
 use crate::verdict::{Flaw, shown};
 use crate::{Check, Role, Trial};
 
@@ -194,14 +194,12 @@ fn nats_server_restarted(trial: &Trial) -> Result<String> {
     let mut app = watching(trial, &server)?;
     let mut longest = Duration::ZERO;
     for value in [false, true] {
-        server.kill()?;
-        thread::sleep(Duration::from_secs(2));
-        server.restart()?;
+        restarted(&mut server)?;
         let nats = trial.client(&server)?;
         let bucket = trial.block_on(bucket(&nats))?;
         trial.block_on(bucket.put(KEY, value.to_string().into()))?;
         let took = says(&mut app, value, SOON).map_err(|flaw| {
-            flaw.did("nats-server was killed, started again 2 s later, and the value was changed.")
+            flaw.did("nats-server was killed, started again 1 s later, and the value was changed.")
                 .likely("The server-side half of the watch was lost with nats-server, and the client library notices by missing heartbeats, after ten seconds or more. Watch again after each reconnect.")
         })?;
         longest = longest.max(took);

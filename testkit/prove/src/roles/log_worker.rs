@@ -13,7 +13,7 @@ use testkit::{Link, Server, Signal};
 use tokio::task::JoinHandle;
 
 use crate::instance::Instance;
-use crate::roles::{ends, ends_without_nats_server, starts, works_again};
+use crate::roles::{ends, ends_without_nats_server, restarted, starts, works_again};
 use crate::verdict::{Flaw, shown};
 use crate::{Check, Role, Seen, Trial};
 
@@ -390,13 +390,9 @@ fn burst(trial: &Trial) -> Result<String> {
 fn nats_server_restarted(trial: &Trial) -> Result<String> {
     let (mut server, seen) = (trial.server()?, seen());
     let mut worker = start(trial, &server, &seen)?;
-    server.kill()?;
-    // Long enough for clients that wait longer after each attempt.
-    thread::sleep(Duration::from_secs(2));
-    server.restart()?;
-    let back = Instant::now();
+    let back = restarted(&mut server)?;
     let nats = trial.client(&server)?;
-    let did = "nats-server was killed, and started again 2 s later.";
+    let did = "nats-server was killed, and started again 1 s later.";
     let mut number = 0;
     let took = works_again(&mut worker, back, did, || {
         number += 1;

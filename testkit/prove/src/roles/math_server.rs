@@ -14,7 +14,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
 use crate::instance::Instance;
-use crate::roles::{ends, ends_without_nats_server, starts, works_again};
+use crate::roles::{ends, ends_without_nats_server, restarted, starts, works_again};
 use crate::verdict::{Flaw, capital, shown};
 use crate::{Check, Role, Trial};
 
@@ -535,13 +535,9 @@ pub fn restart_in_turns(
 fn nats_server_restarted(trial: &Trial) -> Result<String> {
     let mut server = trial.server()?;
     let mut math = trial.launch(&server).ready(SUBJECT)?;
-    server.kill()?;
-    // Long enough for clients that wait longer after each attempt.
-    thread::sleep(Duration::from_secs(2));
-    server.restart()?;
-    let back = Instant::now();
+    let back = restarted(&mut server)?;
     let nats = trial.client(&server)?;
-    let did = "nats-server was killed, and started again 2 s later.";
+    let did = "nats-server was killed, and started again 1 s later.";
     let took = answers_again(trial, &nats, &mut math, back, did)?;
     Ok(format!("answers again {} after nats-server's return", shown(took)))
 }

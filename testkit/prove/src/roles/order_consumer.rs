@@ -10,7 +10,7 @@ use testkit::{Server, Signal};
 use crate::instance::Instance;
 use crate::roles::durable::number;
 use crate::roles::orders::{CREATED, ORDERS as STREAM, create, id, store};
-use crate::roles::{ends, ends_without_nats_server};
+use crate::roles::{ends, ends_without_nats_server, restarted};
 use crate::verdict::{Flaw, shown};
 use crate::{Check, Role, Seen, Trial};
 
@@ -469,12 +469,9 @@ fn nats_server_restarted(trial: &Trial) -> Result<String> {
     taken(&server, &seen, 100, TAKEN, &mut consumer)?;
     let mut longest = Duration::ZERO;
     for (turn, first) in [(1, 101), (2, 201)] {
-        let did = "nats-server was killed, started again 2 s later, and 100 orders were stored.";
+        let did = "nats-server was killed, started again 1 s later, and 100 orders were stored.";
         let likely = "The client library has stopped reconnecting, or its request for orders was lost with nats-server and is not sent again.";
-        server.kill()?;
-        thread::sleep(Duration::from_secs(2));
-        server.restart()?;
-        let back = Instant::now();
+        let back = restarted(&mut server)?;
         let nats = trial.client(&server)?;
         trial.block_on(store(&nats, first..=first + 99))?;
         // Orders may come twice: the acknowledgements before the kill may be lost.

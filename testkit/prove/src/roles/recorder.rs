@@ -11,7 +11,7 @@ use testkit::{Server, Signal};
 use crate::instance::Instance;
 use crate::roles::durable::number;
 use crate::roles::readings::{READINGS, SUBJECT, id, reading, store};
-use crate::roles::{ends, ends_without_nats_server};
+use crate::roles::{ends, ends_without_nats_server, restarted};
 use crate::verdict::{Flaw, shown};
 use crate::{Check, Role, Seen, Trial};
 
@@ -255,10 +255,7 @@ fn nats_server_restarted(trial: &Trial) -> Result<String> {
     let mut recorder = start(trial, &server, &seen)?;
     let mut longest = Duration::ZERO;
     for turn in 1..=2 {
-        server.kill()?;
-        thread::sleep(Duration::from_secs(2));
-        server.restart()?;
-        let begun = Instant::now();
+        let begun = restarted(&mut server)?;
         let nats = trial.client(&server)?;
         trial.block_on(store(&nats, turn * 10..=turn * 10 + 9))?;
         let (missing, _) = READINGS.handled(
@@ -271,7 +268,7 @@ fn nats_server_restarted(trial: &Trial) -> Result<String> {
         if missing > 0 {
             bail!(
                 Flaw::new(format!("{missing} of 10 readings not recorded {} after nats-server's return", shown(begun.elapsed())))
-                    .did("nats-server was killed, started again 2 s later, and 10 readings were sent.")
+                    .did("nats-server was killed, started again 1 s later, and 10 readings were sent.")
                     .saw(recorder.end()?.unwrap_or_else(|| "It runs.".into()))
                     .likely("The client library has stopped reconnecting, or its request for readings was lost with nats-server and is not sent again.")
             );
