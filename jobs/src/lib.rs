@@ -3,6 +3,7 @@
 
 pub mod database;
 pub mod dead;
+mod handler;
 pub mod job;
 pub mod ledger;
 pub mod overview;
@@ -11,8 +12,10 @@ pub mod queue;
 mod report;
 pub mod schedule;
 mod slots;
+pub mod tables;
 mod work;
 
+pub use handler::Handler;
 pub use job::{Delivery, Job, Kind, Order, Task};
 pub use publisher::Publisher;
 pub use report::Report;

@@ -12,7 +12,7 @@ mod stream;
 pub use durable::open_durable;
 pub use failure::{Failure, Refused, code, explain, failure};
 pub use progress::with_progress;
-pub use publish::{Unacknowledged, Window, publish_all};
+pub use publish::{Window, print_stored, publish_all};
 pub use pull::{Batch, Pull};
 pub use retry::retry;
 pub use stream::create_stream;

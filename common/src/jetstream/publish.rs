@@ -4,20 +4,21 @@ use std::collections::VecDeque;
 use std::pin::pin;
 use std::time::{Duration, Instant};
 
-use anyhow::{Error, Result};
+use anyhow::{Error, Result, bail};
 use async_nats::Subject;
 use async_nats::jetstream::Context;
 use async_nats::jetstream::context::PublishError;
 use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::publish::PublishAck;
 use async_stream::try_stream;
-use futures::Stream;
 use futures::future::BoxFuture;
+use futures::{Stream, StreamExt};
 use tokio::time::sleep;
 
 use super::failure::{Failure, explain, failure};
 use super::retry::retry;
 use crate::connection::Connection;
+use crate::{Output, summary};
 
 /// Pause before the messages in flight are sent again.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -35,9 +36,9 @@ pub struct Window {
 /// Publishing ended before everything was acknowledged.
 #[derive(Debug, thiserror::Error)]
 #[error("{why}")]
-pub struct Unacknowledged {
+struct Unacknowledged {
     /// So many messages may be stored or not.
-    pub in_flight: usize,
+    in_flight: usize,
     why: String,
 }
 
@@ -51,8 +52,8 @@ pub struct Unacknowledged {
 ///
 /// # Errors
 ///
-/// Ends with [`Unacknowledged`] if nats-server refuses a message, or its patience is over; with the
-/// error of `message`, or of the client library, if a message cannot be sent.
+/// If nats-server refuses a message, or the patience is over. The error of `message`, or of the
+/// client library, if a message cannot be sent.
 pub fn publish_all<T>(
     nats: &Connection,
     jetstream: &Context,
@@ -109,6 +110,43 @@ pub fn publish_all<T>(
             }
         }
     }
+}
+
+/// Prints a line for each item that [`publish_all`] yields, and in the end the [`summary`].
+///
+/// # Errors
+///
+/// If publishing ended before everything was acknowledged: how many are stored, how many more may
+/// be. If stdout is closed.
+pub async fn print_stored<T>(
+    nats: &Connection,
+    noun: &str,
+    stored: impl Stream<Item = Result<(T, PublishAck)>>,
+    line: impl Fn(&T, &PublishAck) -> Option<String>,
+) -> Result<()> {
+    let (started, mut out, mut count) = (Instant::now(), Output::new(), 0);
+    let mut stored = pin!(stored);
+    let end = loop {
+        match stored.next().await {
+            Some(Ok((item, ack))) => {
+                count += 1;
+                if let Some(line) = line(&item, &ack) {
+                    out.line(line).await?;
+                }
+            }
+            Some(Err(error)) => break Err(error),
+            None => break Ok(()),
+        }
+    };
+
+    out.flush().await?;
+    if let Err(error) = end {
+        let unknown = error.downcast_ref().map_or(0, |it: &Unacknowledged| it.in_flight);
+        let servers = nats.servers();
+        bail!("{count} {noun} are stored on {servers}, {unknown} more may be or not: {error:#}");
+    }
+    out.line(summary(count, noun, started.elapsed())).await?;
+    out.flush().await
 }
 
 /// An acknowledgement that is on its way.

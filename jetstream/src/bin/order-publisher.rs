@@ -5,18 +5,16 @@
 //! cargo run -p jetstream --bin order-consumer   # terminal 2, now or tomorrow
 //! ```
 
-use std::pin::pin;
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use async_nats::Subject;
 use async_nats::jetstream::ContextBuilder;
 use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::stream::{Config, StorageType};
-use common::jetstream::{Failure, Unacknowledged, Window, create_stream, publish_all, retry};
-use common::{CancellationToken, Output, payload::Order};
-use futures::StreamExt;
+use common::jetstream::{Failure, Window, create_stream, print_stored, publish_all, retry};
+use common::{CancellationToken, payload::Order};
 use orders::{STREAM, SUBJECT, SUBJECTS, lines, sample};
 
 /// Time that nats-server has to acknowledge an order.
@@ -81,33 +79,13 @@ async fn publish_orders(args: Args, stop: CancellationToken) -> Result<()> {
     let open = retry(&nats, &[Failure::Unanswered], args.patience, &mut create).await;
     open.with_context(|| format!("cannot publish orders on {}", nats.servers()))?;
 
-    let (run, started, mut out) = (rand::random(), Instant::now(), Output::new());
+    let run = rand::random();
     let orders = (1..=args.count).map(|number| sample::order(run, number));
     // Orders in flight share a round trip. After an outage they are sent again.
     let window = Window { in_flight: args.in_flight.into(), patience: args.patience };
-    let mut acks = pin!(publish_all(&nats, &jetstream, window, orders, message, create));
-    let mut stored = 0;
-    let end = loop {
-        match acks.next().await {
-            Some(Ok((order, ack))) => {
-                stored += 1;
-                if !args.quiet {
-                    out.line(lines::stored(&order, &ack)).await?;
-                }
-            }
-            Some(Err(error)) => break Err(error),
-            None => break Ok(()),
-        }
-    };
-
-    out.flush().await?;
-    if let Err(error) = end {
-        let unknown = error.downcast_ref().map_or(0, |it: &Unacknowledged| it.in_flight);
-        let servers = nats.servers();
-        bail!("{stored} orders are stored on {servers}, {unknown} more may be or not: {error:#}");
-    }
-    out.line(common::summary(stored, "orders", started.elapsed())).await?;
-    out.flush().await
+    let stored = publish_all(&nats, &jetstream, window, orders, message, create);
+    let line = |order: &_, ack: &_| (!args.quiet).then(|| lines::stored(order, ack));
+    print_stored(&nats, "orders", stored, line).await
 }
 
 /// The subject and the message of an order. By the message id nats-server recognises an order that

@@ -6,17 +6,16 @@
 //! cargo run -p jobs --bin job-submit -- invoice --key ann --count 3        # in order for ann
 //! ```
 
-use std::pin::pin;
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use async_nats::Subject;
 use async_nats::jetstream::ContextBuilder;
 use async_nats::jetstream::message::PublishMessage;
-use common::jetstream::{Failure, Unacknowledged, Window, publish_all, retry};
-use common::{CancellationToken, Output};
-use futures::StreamExt;
+use async_nats::jetstream::publish::PublishAck;
+use common::CancellationToken;
+use common::jetstream::{Failure, Window, print_stored, publish_all, retry};
 use job_queue::job::{self, JOB_ID, Job, Kind};
 use job_queue::{queue, schedule};
 use serde_json::{Map, Value};
@@ -79,35 +78,16 @@ async fn submit_jobs(args: Args, stop: CancellationToken) -> Result<()> {
         tracing::warn!("no job-worker of this version does it: {unknown}");
     }
 
-    let (started, mut out, mut stored) = (Instant::now(), Output::new(), 0);
     let jobs = jobs(&args)?;
     // Jobs in flight share a round trip. After an outage they are sent again.
     let window = Window { in_flight: args.in_flight.into(), patience: args.patience };
     let message = |job: &Job| message(job, args.delay);
-    let mut acks = pin!(publish_all(&nats, &jetstream, window, jobs, message, open));
-    let end = loop {
-        match acks.next().await {
-            Some(Ok((Job { job_id, .. }, ack))) => {
-                stored += 1;
-                if !args.quiet {
-                    let note = if ack.duplicate { " (was stored already)" } else { "" };
-                    out.line(format_args!("{job_id} stored as number {}{note}", ack.sequence))
-                        .await?;
-                }
-            }
-            Some(Err(error)) => break Err(error),
-            None => break Ok(()),
-        }
+    let stored = publish_all(&nats, &jetstream, window, jobs, message, open);
+    let line = |job: &Job, ack: &PublishAck| {
+        let note = if ack.duplicate { " (was stored already)" } else { "" };
+        format!("{} stored as number {}{note}", job.job_id, ack.sequence)
     };
-
-    out.flush().await?;
-    if let Err(error) = end {
-        let unknown = error.downcast_ref().map_or(0, |it: &Unacknowledged| it.in_flight);
-        let servers = nats.servers();
-        bail!("{stored} jobs are stored on {servers}, {unknown} more may be or not: {error:#}");
-    }
-    out.line(common::summary(stored, "jobs", started.elapsed())).await?;
-    out.flush().await
+    print_stored(&nats, "jobs", stored, |job, ack| (!args.quiet).then(|| line(job, ack))).await
 }
 
 /// The jobs, each with an id of its own.
