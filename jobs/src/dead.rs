@@ -2,8 +2,8 @@
 
 use anyhow::Result;
 use async_nats::jetstream::Context;
-use async_nats::jetstream::message::PublishMessage;
-use async_nats::jetstream::stream::LastRawMessageErrorKind;
+use async_nats::jetstream::message::{PublishMessage, StreamMessage};
+use async_nats::jetstream::stream::{LastRawMessageErrorKind, Stream};
 
 use crate::job::{Delivery, JOB_ID};
 use crate::ledger::Death;
@@ -54,6 +54,22 @@ pub async fn publish(
     Ok(())
 }
 
+/// Deletes the dead letter of a job that is delivered again. A later letter stays: it is from
+/// another worker, which has tried the same message.
+///
+/// # Errors
+///
+/// The library's.
+pub async fn delete(jetstream: &Context, delivery: &Delivery) -> Result<()> {
+    let dead = queue::open_dead(jetstream).await?;
+    if let Some(letter) = last(&dead, &delivery.kind, &delivery.job_id).await?
+        && letter.time.unix_timestamp_nanos() < delivery.published.into()
+    {
+        dead.delete_message(letter.sequence).await?;
+    }
+    Ok(())
+}
+
 /// Whether a job is still dead: neither retried nor dropped.
 ///
 /// # Errors
@@ -61,9 +77,13 @@ pub async fn publish(
 /// The library's.
 pub async fn exists(jetstream: &Context, kind: &str, job_id: &str) -> Result<bool> {
     let dead = queue::open_dead(jetstream).await?;
+    Ok(last(&dead, kind, job_id).await?.is_some())
+}
+
+async fn last(dead: &Stream, kind: &str, job_id: &str) -> Result<Option<StreamMessage>> {
     match dead.get_last_raw_message_by_subject(&subject(kind, job_id)).await {
-        Ok(_) => Ok(true),
-        Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(false),
+        Ok(letter) => Ok(Some(letter)),
+        Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(None),
         Err(error) => Err(error.into()),
     }
 }

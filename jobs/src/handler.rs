@@ -8,7 +8,7 @@ use common::CancellationToken;
 use tokio::time::{sleep, timeout};
 
 use crate::job::{Delivery, Task};
-use crate::ledger::{Death, End, Ledger, Start};
+use crate::ledger::{Death, End, Ledger, Ready, Start};
 use crate::{Publisher, Report, Slots};
 
 /// Pause before a job is tried a second time. It doubles with each attempt, and up to a fifth of it
@@ -18,7 +18,7 @@ const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const HOLD: Duration = Duration::from_secs(2);
 /// Time that running jobs have to end after the worker is told to stop. The others are handed back.
 const FINISH: Duration = Duration::from_secs(2);
-/// Time that the database has to take back their attempts.
+/// Time that the database has to uncount the attempts of jobs that are handed back.
 const HAND_BACK_TIMEOUT: Duration = Duration::from_millis(300);
 /// The job is delivered again at once, to any worker.
 const HAND_BACK: AckKind = AckKind::Nak(None);
@@ -58,7 +58,7 @@ impl Handler {
             biased;
             answer = self.attempt(&delivery, task) => answer,
             () = self.out_of_time() => {
-                // It was no attempt. If the database is locked, it counts as one.
+                // The attempt does not count, unless the database is locked.
                 let _ = timeout(HAND_BACK_TIMEOUT, self.ledger.hand_back(&delivery)).await;
                 Ok(Some(HAND_BACK))
             }
@@ -68,18 +68,26 @@ impl Handler {
     /// Tries a job, unless it is done, dead or told to wait.
     async fn attempt(&self, delivery: &Delivery, task: &Task) -> Result<Option<AckKind>> {
         let Some(mut slot) = self.slots.one(task.kind).await else { return Ok(Some(HAND_BACK)) };
-        let mut start = self.ledger.begin(delivery, self.strict, false).await?;
-        if start == Start::Alone {
-            drop(slot);
-            let Some(all) = self.slots.all().await else { return Ok(Some(HAND_BACK)) };
-            slot = all;
-            start = self.ledger.begin(delivery, self.strict, true).await?;
-        }
-        let attempt = match start {
-            Start::Run(attempt) => attempt,
-            Start::Alone | Start::Nothing => return Ok(Some(AckKind::Ack)),
-            Start::Dead(death) => return self.bury(delivery, &death).await,
-            Start::Wait(earlier) => return self.hold(delivery, &earlier).await,
+        let mut ready = Ready::default();
+        let attempt = loop {
+            match self.ledger.begin(delivery, self.strict, ready).await? {
+                Start::Run(attempt) => break attempt,
+                Start::Nothing => return Ok(Some(AckKind::Ack)),
+                Start::Dead(death) => return self.bury(delivery, &death).await,
+                Start::Wait(earlier) => return self.hold(delivery, &earlier).await,
+                Start::Alone => {
+                    drop(slot);
+                    let Some(all) = self.slots.all().await else { return Ok(Some(HAND_BACK)) };
+                    slot = all;
+                    ready.is_alone = true;
+                }
+                Start::Revive => {
+                    ready.has_no_letter = self.publisher.revive(delivery).await?;
+                    if !ready.has_no_letter {
+                        return Ok(Some(HAND_BACK));
+                    }
+                }
+            }
         };
 
         if !self.work.is_zero() {
@@ -101,21 +109,18 @@ impl Handler {
             End::Again(error) => {
                 let pause = FIRST_PAUSE * 2_u32.pow(number - 1);
                 let pause = pause.mul_f64(rand::random_range(1.0..1.2));
-                let seconds = pause.as_secs_f64();
-                self.report
-                    .line(format_args!(
-                        "{id} again in {seconds:.1} s: attempt {number} failed, {error}"
-                    ))
-                    .await?;
+                let after = format!("{id} again in {:.1} s", pause.as_secs_f64());
+                let line = format_args!("{after}: attempt {number} failed, {error}");
+                self.report.line(line).await?;
                 Ok(Some(AckKind::Nak(Some(pause))))
             }
             End::Dead(death) => self.bury(delivery, &death).await,
-            // Another worker has it, and will answer.
+            // A later attempt of the job has begun: its worker answers nats-server.
             End::Overtaken => Ok(None),
         }
     }
 
-    /// Only when its dead letter is stored the job is terminated, which deletes it from the queue.
+    /// Publishes the dead letter. `Term`, which deletes the job from the queue, comes after that.
     async fn bury(&self, delivery: &Delivery, death: &Death) -> Result<Option<AckKind>> {
         if !self.publisher.bury(delivery, death).await? {
             return Ok(Some(HAND_BACK));
@@ -125,7 +130,7 @@ impl Handler {
         Ok(Some(AckKind::Term))
     }
 
-    /// An earlier job with the same key is dead. The job comes again after a moment.
+    /// Schedules the job again: an earlier job with its key is dead.
     async fn hold(&self, delivery: &Delivery, earlier: &str) -> Result<Option<AckKind>> {
         if !self.publisher.hold(delivery, earlier, HOLD, &self.ledger).await? {
             return Ok(Some(HAND_BACK));

@@ -14,10 +14,10 @@ use crate::database::Database;
 use crate::job::Delivery;
 use crate::work::Failure;
 
-/// A job that has failed so often is dead.
+/// A job that has failed this many times is dead.
 pub const MAX_ATTEMPTS: u32 = 5;
-/// A job whose attempts have not ended so often, because its worker was killed, runs alone. So it
-/// cannot take others with it again.
+/// A job whose worker was killed this many times runs alone, so that it takes no other jobs of the
+/// worker with it again.
 const SUSPICIOUS: u32 = 2;
 
 const SCHEMA: &str = "
@@ -41,14 +41,26 @@ const SCHEMA: &str = "
 pub enum Start {
     /// Run it.
     Run(Attempt),
-    /// Begin it again when no other job runs: its attempts have not ended.
+    /// Begin it again when no other job of this worker runs: its attempts have not ended.
     Alone,
+    /// Begin it again when its dead letter is deleted: it was dead, and was retried or submitted
+    /// again.
+    Revive,
     /// Nothing: it is done, or this message is an older one of two for the same job.
     Nothing,
     /// It is dead.
     Dead(Death),
     /// An earlier job with its key is dead, or waits itself: its id.
     Wait(String),
+}
+
+/// What a worker has done before a job begins.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Ready {
+    /// None of its other jobs runs.
+    pub is_alone: bool,
+    /// It has deleted the job's dead letter.
+    pub has_no_letter: bool,
 }
 
 /// An attempt that has begun. It counts, whether it ends or not.
@@ -113,23 +125,23 @@ impl Ledger {
     }
 
     /// Begins an attempt, and counts it before the job runs: the job may kill its worker. With
-    /// `strict` a job waits for the dead ones before it; `is_alone` says that no other job runs.
+    /// `strict` a job waits for dead ones of its kind and key that were submitted before it.
     ///
     /// # Errors
     ///
     /// Those of [`Database::change`].
-    pub async fn begin(&self, delivery: &Delivery, strict: bool, is_alone: bool) -> Result<Start> {
+    pub async fn begin(&self, delivery: &Delivery, strict: bool, ready: Ready) -> Result<Start> {
         let (delivery, worker) = (delivery.clone(), self.worker.clone());
         let begin = move |database: &Connection| {
             let begin = Begin { database, delivery: &delivery, worker: &worker };
-            begin.start(strict, is_alone)
+            begin.start(strict, ready)
         };
         self.database.change(begin).await
     }
 
     /// Stores the effect of the job and that it is done, in one transaction.
     ///
-    /// In a database of another machine it would be these two statements, in one transaction too.
+    /// With another database: the same two statements, in one transaction.
     ///
     /// # Errors
     ///
@@ -254,7 +266,7 @@ struct Begin<'a> {
 }
 
 impl Begin<'_> {
-    fn start(&self, strict: bool, is_alone: bool) -> rusqlite::Result<Start> {
+    fn start(&self, strict: bool, ready: Ready) -> rusqlite::Result<Start> {
         let Delivery { job_id, key, published, .. } = self.delivery;
         let attempt = |number| Attempt { number, job_id: job_id.clone(), published: *published };
         // Nearly all jobs are new: for them one statement is enough.
@@ -273,10 +285,10 @@ impl Begin<'_> {
             Some(known) if known.published > *published => return Ok(Start::Nothing),
             Some(known) => match known.state.as_str() {
                 "dead" if known.published == *published => return Ok(Start::Dead(known.death)),
-                // Retried.
+                "dead" if !ready.has_no_letter => return Ok(Start::Revive),
                 "dead" | "released" => 0,
                 "running" if known.death.attempts >= MAX_ATTEMPTS => return self.died(known.death),
-                "running" if known.death.attempts >= SUSPICIOUS && !is_alone => {
+                "running" if known.death.attempts >= SUSPICIOUS && !ready.is_alone => {
                     return Ok(Start::Alone);
                 }
                 _ => known.death.attempts,
@@ -308,7 +320,7 @@ impl Begin<'_> {
         Ok(inserted == 1)
     }
 
-    /// The last attempt has not ended.
+    /// Marks the job dead: its last attempt has not ended.
     fn died(&self, death: Death) -> rusqlite::Result<Start> {
         let reason = format!("attempt {} did not end, its worker died", death.attempts);
         let mut update = self.database.prepare_cached(
@@ -321,8 +333,8 @@ impl Begin<'_> {
     /// The first job that holds this one up: an earlier one with its key that is dead, or waits
     /// itself.
     ///
-    /// One that was released is given a moment: if it was retried, its new message is before this
-    /// one by the time that this one comes again. If nothing came, it was dropped.
+    /// A job that was released is either retried or dropped. This one waits once more: a retried job
+    /// is delivered before it, and no longer released then. One that still is was dropped.
     fn earlier(&self, since: i64) -> rusqlite::Result<Option<String>> {
         let Delivery { kind, key, .. } = self.delivery;
         let mut earlier = self.database.prepare_cached(

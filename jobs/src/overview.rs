@@ -68,7 +68,11 @@ impl Consumers {
     /// The consumer that delivers what is on this subject.
     #[must_use]
     pub fn matching(&self, subject: &str) -> Option<&Info> {
-        self.0.iter().find(|info| matches(&info.config.filter_subject, subject))
+        self.0.iter().find(|Info { config, .. }| {
+            let filters = &config.filter_subjects;
+            let of_one = filters.is_empty() && matches(&config.filter_subject, subject);
+            of_one || filters.iter().any(|filter| matches(filter, subject))
+        })
     }
 }
 
@@ -169,8 +173,9 @@ pub fn kind_of(subject: &str) -> String {
     subject.split('.').nth(2).unwrap_or_default().to_owned()
 }
 
-/// Whether a subject matches a filter with wildcards.
+/// Whether a subject matches a filter with wildcards. An empty filter is none.
 fn matches(filter: &str, subject: &str) -> bool {
+    let filter = if filter.is_empty() { ">" } else { filter };
     let (mut filter, mut subject) = (filter.split('.'), subject.split('.'));
     loop {
         match (filter.next(), subject.next()) {
@@ -189,6 +194,7 @@ mod tests {
     fn wildcards_match_as_nats_server_matches_them() {
         assert!(matches("jobs.new.email.>", "jobs.new.email.7.ann"));
         assert!(matches("jobs.*.email", "jobs.new.email"));
+        assert!(matches("", "jobs.new.email"));
         for other in ["jobs.new.email", "jobs.new.emails.7.ann", "jobs.new"] {
             assert!(!matches("jobs.new.email.>", other), "{other}");
         }

@@ -38,6 +38,16 @@ impl Publisher {
         self.store(&delivery.job_id, publish).await
     }
 
+    /// Deletes the dead letter of a job that is delivered again. Returns whether it is deleted, as
+    /// [`bury`](Self::bury).
+    ///
+    /// # Errors
+    ///
+    /// What nats-server has denied.
+    pub async fn revive(&self, delivery: &Delivery) -> Result<bool> {
+        self.store(&delivery.job_id, async || dead::delete(&self.jetstream, delivery).await).await
+    }
+
     /// Lets a job wait for an earlier one with its key that is dead. It goes back into the queue by
     /// way of a schedule, so other keys in its partition do not wait. Returns whether the schedule is
     /// stored, as [`bury`](Self::bury).
@@ -77,7 +87,9 @@ impl Publisher {
                 Err(error) if error.is::<Stopped>() => return Ok(false),
                 Err(error) => {
                     self.nats.permitted()?;
-                    tracing::warn!("cannot put {job_id} elsewhere, trying again: {error:#}");
+                    tracing::warn!(
+                        "{job_id} cannot leave the queue or its dead letter, trying again: {error:#}"
+                    );
                 }
             }
             self.nats.stop().run_until_cancelled(sleep(PAUSE)).await;

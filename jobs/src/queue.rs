@@ -31,7 +31,7 @@ const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
 ///
 /// # Errors
 ///
-/// If it exists with other settings. If it `needs_schedules`, and nats-server does not know them.
+/// If it exists with other settings. If it `needs_schedules`, and nats-server does not support schedules.
 pub async fn open_jobs(jetstream: &Context, needs_schedules: bool) -> Result<Stream> {
     let config = Config {
         name: STREAM.into(),
@@ -41,7 +41,7 @@ pub async fn open_jobs(jetstream: &Context, needs_schedules: bool) -> Result<Str
         storage: StorageType::File,
         duplicate_window: DUPLICATE_WINDOW,
         allow_message_schedules: true,
-        // nats-server sets it for schedules.
+        // nats-server sets it if schedules are allowed.
         allow_rollup: true,
         subject_transform: Some(SubjectTransform {
             source: "jobs.new.*.*".into(),
@@ -52,7 +52,7 @@ pub async fn open_jobs(jetstream: &Context, needs_schedules: bool) -> Result<Str
         ..Default::default()
     };
     let stream = create_stream(jetstream, &config).await?;
-    // An older server ignores the setting without a word.
+    // An older nats-server ignores the setting without a word.
     ensure!(
         !needs_schedules || stream.cached_info().config.allow_message_schedules,
         Refused::because("this nats-server cannot delay jobs: version 2.12 or later can".into())

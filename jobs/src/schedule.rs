@@ -19,8 +19,8 @@ pub fn subject(job_id: &str) -> String {
 #[must_use]
 pub fn message(payload: Bytes, job_id: &str, target: &str, delay: Duration) -> PublishMessage {
     let due = humantime::format_rfc3339_millis(SystemTime::now() + delay);
-    // Of the headers only those that are not the server's own are on the message that it publishes:
-    // JOB_ID is, the message id is not.
+    // On the message that nats-server publishes later are only headers that are not its own: JOB_ID
+    // is, the message id is not.
     PublishMessage::build()
         .payload(payload)
         .header(JOB_ID, job_id)

@@ -41,6 +41,40 @@ async fn a_second_message_for_a_job_that_is_done_has_no_effect() -> Result<()> {
     Ok(())
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_was_dead_and_is_submitted_again_has_no_letter_when_it_is_done() -> Result<()> {
+    let queue = Queue::start()?;
+    let mut worker = queue.worker("")?;
+    let job = |to: &str| json!({ "job_id": "j", "kind": "email", "args": { "to": to } });
+    queue.publish("jobs.new.email.j", &job("no address").to_string()).await?;
+    worker.expect("j dead")?;
+    assert_eq!(queue.dead().await?.len(), 1);
+    queue.publish("jobs.new.email.j", &job("ann@example.com").to_string()).await?;
+    worker.expect("j done")?;
+    queue.until_left(0)?;
+    assert_eq!((queue.effects()?, queue.dead().await?.len()), (vec!["j".to_owned()], 0));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_cannot_take_one_of_its_kinds_ends_and_says_so() -> Result<()> {
+    let queue = Queue::start()?;
+    let mut worker = queue.worker("")?;
+    queue.submit("bad")?;
+    worker.expect(" dead ")?;
+    worker.stop()?;
+    let nats = async_nats::connect(queue.server.url()).await?;
+    let stream = async_nats::jetstream::new(nats).get_stream("jobs").await?;
+    let mut config = stream.consumer_info("bad").await?.config;
+    config.max_deliver = 3;
+    stream.delete_consumer("bad").await?;
+    stream.create_consumer(config).await?;
+    let ended = queue.worker("")?.wait()?;
+    let [line] = &ended.stderr[..] else { anyhow::bail!("{ended:?}") };
+    ensure!(ended.code() == Some(1) && line.contains("bad"), "{ended:?}");
+    Ok(())
+}
+
 #[test]
 fn a_worker_takes_its_kinds_and_stops_at_its_limit() -> Result<()> {
     let queue = Queue::start()?;

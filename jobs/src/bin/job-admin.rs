@@ -87,7 +87,7 @@ async fn administer(args: Args, stop: CancellationToken) -> Result<()> {
         Command::Retry { id, .. } => {
             retry(&nats, &jetstream, &queue, id.as_deref(), &mut out).await
         }
-        Command::Drop { id } => drop(&queue, id, &mut out).await,
+        Command::Drop { id } => drop_job(&queue, id, &mut out).await,
         Command::Stats => queue.stats("", &mut out).await,
         Command::Sweep => queue.sweep(&mut out).await,
         Command::Watch { interval } => watch(&queue, *interval, &stop, &mut out).await,
@@ -111,12 +111,15 @@ async fn retry(
     };
     let letters = letters.into_iter();
     let message = |letter: &StreamMessage| Ok(again(letter));
-    let open = async || Ok(jetstream.get_stream(STREAM).await.map(|_| ())?);
+    let open = async || {
+        jetstream.get_stream(STREAM).await?;
+        Ok(())
+    };
     let mut stored = pin!(publish_all(nats, jetstream, WINDOW, letters, message, open));
     let mut count = 0;
     while let Some((letter, _)) = stored.try_next().await? {
-        // Stored first, then deleted: a job that is interrupted in between is not lost. It is
-        // deleted by its number: if it is dead again by now, that is another one.
+        // Stored first, then deleted: if job-admin is killed in between, the job is not lost. The
+        // letter is deleted by its number: if the job is dead again by now, it has a new one.
         let deleted = queue.dead.delete_message(letter.sequence).await;
         let id = overview::id_of(&letter);
         if let Err(error) = deleted {
@@ -131,7 +134,7 @@ async fn retry(
     Ok(())
 }
 
-async fn drop(queue: &Streams, id: &str, out: &mut Output) -> Result<()> {
+async fn drop_job(queue: &Streams, id: &str, out: &mut Output) -> Result<()> {
     if let Some(letter) = queue.letter(id).await? {
         queue.dead.delete_message(letter.sequence).await?;
     } else if queue.jobs.purge().filter(schedule::subject(id)).await?.purged == 0 {

@@ -85,9 +85,10 @@ async fn submit_jobs(args: Args, stop: CancellationToken) -> Result<()> {
     let stored = publish_all(&nats, &jetstream, window, jobs, message, open);
     let line = |job: &Job, ack: &PublishAck| {
         let note = if ack.duplicate { " (was stored already)" } else { "" };
-        format!("{} stored as number {}{note}", job.job_id, ack.sequence)
+        let line = format!("{} stored as number {}{note}", job.job_id, ack.sequence);
+        (!args.quiet).then_some(line)
     };
-    print_stored(&nats, "jobs", stored, |job, ack| (!args.quiet).then(|| line(job, ack))).await
+    print_stored(&nats, "jobs", stored, line).await
 }
 
 /// The jobs, each with an id of its own.

@@ -15,12 +15,13 @@ use async_nats::jetstream::consumer::pull;
 use async_nats::jetstream::{Context, ContextBuilder};
 use common::jetstream::{Batch, Failure, Pull, open_durable, retry, with_progress};
 use common::{CancellationToken, Connection, Output, Stopped};
+use futures::TryFutureExt;
 use futures::future::{join_all, try_join_all};
 use job_queue::ledger::Ledger;
 use job_queue::queue::{self, ACK_WAIT, STREAM};
 use job_queue::{Handler, Kind, Order, Publisher, Report, Slots};
 
-/// Batches of quick jobs that are in hand at a time: one is fetched while another is stored.
+/// Requests for quick jobs that wait at a time: a batch is fetched while another one is stored.
 const BATCHES: u16 = 4;
 /// Quick jobs in a batch. If a worker is killed, its batches are delivered again after
 /// `ACK_WAIT`.
@@ -48,7 +49,7 @@ struct Args {
     /// The SQLite file for the effects, which all workers share
     #[arg(long, default_value = "jobs.db", value_name = "FILE")]
     db: PathBuf,
-    /// Jobs with a key wait while an earlier one with their key is dead
+    /// Jobs with a key wait while an earlier one of their kind and key is dead
     #[arg(long)]
     strict: bool,
     /// Time spent on each job
@@ -90,7 +91,7 @@ async fn work_jobs(args: Args, stop: CancellationToken) -> Result<()> {
         work: args.work,
         stop: nats.stop().clone(),
     };
-    // A worker asks each consumer for jobs, as many times as it can run them.
+    // For each consumer, as many requests for jobs wait as the worker runs jobs of that kind.
     let mut lanes = Vec::new();
     for &kind in &args.kinds {
         let (requests, batch) = match kind.order() {
@@ -100,6 +101,8 @@ async fn work_jobs(args: Args, stop: CancellationToken) -> Result<()> {
         };
         for consumer in queue::consumers(kind) {
             let lane = || take_jobs(&nats, &jetstream, &handler, consumer.clone(), batch);
+            // If one fails, all end: a worker that takes only some of its kinds looks healthy.
+            let lane = || lane().inspect_err(|_| nats.stop().cancel());
             lanes.extend((0..requests).map(|_| lane()));
         }
     }
@@ -126,8 +129,7 @@ async fn take_jobs(
             let answer = with_progress(&message, ACK_WAIT / 3, handler.handle(&message)).await??;
             anyhow::Ok(answer.map(|answer| (message, answer)))
         });
-        let answers = try_join_all(answers).await;
-        let answers = answers.inspect_err(|_| nats.stop().cancel())?;
+        let answers = try_join_all(answers).await?;
         pull.acknowledge(answers.into_iter().flatten().collect()).await?;
     }
     pull.close().await
