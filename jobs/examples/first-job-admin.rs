@@ -4,6 +4,8 @@
 //! cargo run -p jobs --example first-job-admin
 //! ```
 //!
+//! The stream of the dead jobs is job-worker's: first-job-worker has none.
+//!
 //! What it does not survive:
 //!
 //! - A job that dies again meanwhile: its new dead letter is purged with the old ones, and the job is

@@ -26,7 +26,9 @@ async fn main() -> Result<(), async_nats::Error> {
     let config = stream::Config {
         name: "jobs".into(),
         subjects: vec!["jobs.new.>".into(), "jobs.sched.>".into()],
+        // nats-server deletes a job when it is acknowledged.
         retention: stream::RetentionPolicy::WorkQueue,
+        // For the services: delayed jobs, and jobs in order for each key.
         allow_message_schedules: true,
         allow_rollup: true,
         subject_transform: Some(stream::SubjectTransform {

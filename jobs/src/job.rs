@@ -112,6 +112,8 @@ impl FromStr for Kind {
 /// What a worker has to do for a job.
 #[derive(Clone, Debug)]
 pub struct Task {
+    /// The job's id. Give it to services that the handler calls: they can recognise a second call.
+    pub job_id: String,
     /// Which handler does it.
     pub kind: Kind,
     /// What the handler needs.
@@ -150,7 +152,7 @@ impl Delivery {
         let payload = message.payload.clone();
         Ok(match read(&payload, &kind) {
             Ok((Job { job_id, key, args, .. }, known)) => {
-                let task = Ok(Task { kind: known, args });
+                let task = Ok(Task { job_id: job_id.clone(), kind: known, args });
                 Self { job_id, kind, key, published, payload, task }
             }
             Err(error) => {

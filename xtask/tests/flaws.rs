@@ -3,14 +3,13 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::thread;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use course::EXERCISES;
 use prove::{Candidate, Plan, Verdict};
 use testkit::example;
 
-use crate::common::root;
+use crate::common::{in_parallel, root};
 
 /// Role, flaw, the check that fails, and what its figure says.
 const FLAWS: &[(&str, &str, &str, &str)] = &[
@@ -77,18 +76,6 @@ fn are_found(role: &str) -> Result<()> {
         let is_found = !verdict.holds() && verdict.figure().contains(reason);
         ensure!(is_found, "{role} {flaw} {check}: {verdict:#?}");
         Ok(())
-    })
-}
-
-/// Most of a check is waiting.
-fn in_parallel<T: Send>(
-    items: impl Iterator<Item = T>,
-    check: impl Fn(T) -> Result<()> + Sync,
-) -> Result<()> {
-    thread::scope(|scope| {
-        let check = &check;
-        let checks: Vec<_> = items.map(|item| scope.spawn(move || check(item))).collect();
-        checks.into_iter().try_for_each(|it| it.join().unwrap_or_else(|_| bail!("a panic")))
     })
 }
 

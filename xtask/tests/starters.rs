@@ -6,7 +6,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::common::{builds_nested, lock_nested, nested, root, run};
+use crate::common::{builds_nested, in_parallel, lock_nested, nested, root, run};
 
 fn new(args: &[&str]) -> Command {
     let mut command = testkit::isolated(env!("CARGO_BIN_EXE_xtask"));
@@ -30,18 +30,22 @@ fn experiments() -> Result<Vec<String>> {
     Ok(list.split(", ").map(str::to_owned).collect())
 }
 
-/// Builds the programs, examples and tests of `package`, and plays its README.
+/// Builds the programs, examples and tests of `package`.
 ///
 /// They are linked and not only checked, because a check would have to compile all dependencies
 /// a second time. Lints do not depend on the workspace: `cargo xtask check` has applied them.
-fn builds_and_is_true(workspace: &Path, package: &str) -> Result<()> {
+fn builds(workspace: &Path, package: &str) -> Result<()> {
     let build = ["build", "--quiet", "--package", package];
     let targets = ["--lib", "--bins", "--examples", "--test", "*"];
     let has_library = workspace.join(package).join("src/lib.rs").exists();
     let targets = &targets[usize::from(!has_library)..];
     let ended = run(cargo(workspace, &build).args(targets))?;
     ensure!(ended.success(), "{package}: {ended:#?}");
+    Ok(())
+}
 
+/// Plays the README of a package that was built.
+fn is_true(workspace: &Path, package: &str) -> Result<()> {
     let test = ["test", "--quiet", "--package", package, "--test", "tests", "readme::"];
     let ended = run(&mut cargo(workspace, &test))?;
     let passed = ended.stdout.iter().any(|line| line.contains("ok. 1 passed"));
@@ -68,11 +72,11 @@ fn every_experiment_becomes_a_service_under_a_new_name() -> Result<()> {
         mirror(&made, &workspace)?;
         workspaces.push((workspace, name));
     }
-    for (workspace, name) in workspaces {
-        let _lock = lock_nested()?;
-        builds_and_is_true(&workspace, &name)?;
+    let _lock = lock_nested()?;
+    for (workspace, name) in &workspaces {
+        builds(workspace, name)?;
     }
-    Ok(())
+    in_parallel(workspaces.iter(), |(workspace, name)| is_true(workspace, name))
 }
 
 /// `cp -r EXPERIMENT common testkit ELSEWHERE`, and a line that makes it a workspace.
@@ -95,7 +99,9 @@ fn a_copied_experiment_builds_and_is_true_to_its_readme() -> Result<()> {
         ensure!(ended.success(), "{experiment}: {:#?}", ended.stderr);
     }
     let _lock = lock_nested()?;
-    builds_and_is_true(&nested().join("copied/hello"), "hello")
+    let hello = nested().join("copied/hello");
+    builds(&hello, "hello")?;
+    is_true(&hello, "hello")
 }
 
 #[test]

@@ -3,9 +3,10 @@
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::thread;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use testkit::{Ended, Program};
 
 /// The root of the workspace.
@@ -40,4 +41,16 @@ pub fn lock_nested() -> Result<File> {
 /// Runs `command` to its end. The first time that can take a whole build.
 pub fn run(command: &mut Command) -> Result<Ended> {
     Program::spawn(command)?.timeout(Duration::from_secs(1_800)).wait()
+}
+
+/// Checks all items at a time: most of a check is waiting.
+pub fn in_parallel<T: Send>(
+    items: impl Iterator<Item = T>,
+    check: impl Fn(T) -> Result<()> + Sync,
+) -> Result<()> {
+    thread::scope(|scope| {
+        let check = &check;
+        let checks: Vec<_> = items.map(|item| scope.spawn(move || check(item))).collect();
+        checks.into_iter().try_for_each(|it| it.join().unwrap_or_else(|_| bail!("a panic")))
+    })
 }
