@@ -4,6 +4,7 @@ use std::fs;
 
 use anyhow::{Context, Result, anyhow, ensure};
 use async_nats::{ConnectOptions, ServerAddr};
+use clap::builder::FalseyValueParser;
 use percent_encoding::percent_decode_str;
 
 const DEFAULT_SERVER: &str = "nats://localhost:4222";
@@ -63,6 +64,19 @@ pub struct NatsArgs {
         requires = "tlscert"
     )]
     tlskey: Option<String>,
+    /// Begin with TLS, for a server with `handshake_first`: it says nothing before
+    #[arg(long, global = true, env = "NATS_TLSFIRST", hide_env_values = true, value_parser = FalseyValueParser::new())]
+    tlsfirst: bool,
+    /// What the subjects begin with on which this program gets replies, if its user may subscribe to
+    /// no others; `_INBOX` by default
+    #[arg(
+        long,
+        global = true,
+        env = "NATS_INBOX_PREFIX",
+        hide_env_values = true,
+        value_name = "SUBJECT"
+    )]
+    inbox_prefix: Option<String>,
 }
 
 impl NatsArgs {
@@ -116,7 +130,26 @@ impl NatsArgs {
             read("--tlskey", &key)?;
             options = options.add_client_certificate(cert.into(), key.into());
         }
+        if self.tlsfirst {
+            options = options.tls_first();
+        }
+        if let Some(prefix) = given(self.inbox_prefix.as_ref()) {
+            let is_token = |token: &str| {
+                !token.is_empty()
+                    && !token.contains(|c: char| c.is_whitespace() || "*>".contains(c))
+            };
+            ensure!(
+                prefix.split('.').all(is_token),
+                "--inbox-prefix {prefix:?} is no subject; expected one like _INBOX.me"
+            );
+            options = options.custom_inbox_prefix(prefix);
+        }
         Ok(options)
+    }
+
+    /// The file with the authority that signed the server's certificate, if one was named.
+    pub(crate) fn authority(&self) -> Option<String> {
+        given(self.tlsca.as_ref())
     }
 }
 

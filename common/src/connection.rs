@@ -9,12 +9,13 @@ use anyhow::{Context, Error, Result, anyhow, bail};
 use async_nats::{Client, ConnectOptions, Event, ServerError};
 use futures::StreamExt;
 use tokio::sync::{SetOnce, watch};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use crate::args::{NatsArgs, url};
 use crate::explain::{explain, silent};
 use crate::process::Stopped;
+use crate::refusals::{self, HOLDS, Refusals};
 
 /// All of connecting: looking up names, trying each address of each server, TLS, the handshake.
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(4_500);
@@ -68,9 +69,13 @@ impl NatsArgs {
             .name(name)
             .connection_timeout(HANDSHAKE_TIMEOUT)
             .ping_interval(PING_INTERVAL)
-            .reconnect_delay_callback(|attempt| match attempt {
-                0 | 1 => Duration::ZERO,
-                _ => RECONNECT_DELAY,
+            .reconnect_delay_callback({
+                let state = Arc::clone(&state);
+                move |attempt| match (state.refusals.pause(), attempt) {
+                    (Some(pause), _) => pause,
+                    (None, 0 | 1) => Duration::ZERO,
+                    (None, _) => RECONNECT_DELAY,
+                }
             })
             .event_callback({
                 let state = Arc::clone(&state);
@@ -86,7 +91,10 @@ impl NatsArgs {
         let urls = &state.servers;
         let client = match connected {
             Ok(Ok(client)) => client,
-            Ok(Err(error)) => bail!("cannot connect to {urls}: {}", explain(&error)),
+            Ok(Err(error)) => {
+                let authority = self.authority();
+                bail!("cannot connect to {urls}: {}", explain(&error, authority.as_deref()))
+            }
             Err(_) => bail!("cannot connect to {urls}: {}", silent()),
         };
         let _ = state.inbox.set(client.new_inbox());
@@ -166,6 +174,14 @@ impl Connection {
     /// replies: the requesters choose the reply subjects, so it is a requester's mistake.
     pub fn log_denied_publishes(&self) {
         self.state.log_denied_publishes.store(true, Ordering::Relaxed);
+    }
+
+    /// From now on, if the server refuses this connection (its user was removed, its password
+    /// changed, its credentials have expired), that ends the program like a
+    /// [denial](Self::permitted). For a program that runs once; one that runs on says so and tries
+    /// again until it is put right.
+    pub fn give_up_if_refused(&self) {
+        self.state.gives_up.store(true, Ordering::Relaxed);
     }
 
     /// Checks that the server has denied nothing to this connection so far.
@@ -301,6 +317,9 @@ struct State {
     /// How often the connection was lost.
     losses: watch::Sender<u64>,
     is_lost: AtomicBool,
+    refusals: Refusals,
+    /// Whether a refusal ends the program.
+    gives_up: AtomicBool,
     /// The denial that ends the program.
     denial: SetOnce<String>,
     closed: SetOnce<()>,
@@ -319,7 +338,7 @@ impl State {
         self.inbox.get().map_or("", String::as_str)
     }
 
-    fn event(&self, event: &Event) {
+    fn event(self: &Arc<Self>, event: &Event) {
         let servers = &self.servers;
         match event {
             Event::Disconnected => {
@@ -328,9 +347,17 @@ impl State {
                     tracing::warn!("lost the connection to {servers}, reconnecting");
                 }
             }
-            Event::Connected if self.is_lost.swap(false, Ordering::Relaxed) => {
-                tracing::info!("connected to {servers} again");
+            Event::Connected if self.refusals.is_refused() => {
+                let (state, losses) = (Arc::clone(self), *self.losses.borrow());
+                tokio::spawn(async move {
+                    sleep(HOLDS).await;
+                    if *state.losses.borrow() == losses {
+                        state.refusals.end();
+                        state.connected();
+                    }
+                });
             }
+            Event::Connected => self.connected(),
             Event::Closed => {
                 let _ = self.closed.set(());
             }
@@ -339,7 +366,10 @@ impl State {
             {
                 self.denied(text);
             }
-            Event::ServerError(error) => tracing::warn!("{servers} reports: {error}"),
+            Event::ServerError(error) => match refusals::reason(&error.to_string()) {
+                Some(reason) => self.refused(reason),
+                None => tracing::warn!("{servers} reports: {error}"),
+            },
             // One for each message dropped, as long as there is room for events.
             Event::SlowConsumer(_) => {
                 let reported = self.drops_reported.lock();
@@ -352,7 +382,28 @@ impl State {
                 }
             }
             // Each failed attempt to reconnect is one of these.
-            other => tracing::debug!("{other}"),
+            other => match refusals::reason(&other.to_string()) {
+                Some(reason) => self.refused(reason),
+                None => tracing::debug!("{other}"),
+            },
+        }
+    }
+
+    fn connected(&self) {
+        if self.is_lost.swap(false, Ordering::Relaxed) {
+            tracing::info!("connected to {} again", self.servers);
+        }
+    }
+
+    fn refused(&self, reason: &str) {
+        let servers = &self.servers;
+        if self.gives_up.load(Ordering::Relaxed) {
+            let _ = self.denial.set(format!("{servers} refuses this connection: {reason}"));
+            self.stop.cancel();
+        } else if self.refusals.add() {
+            tracing::warn!(
+                "{servers} refuses this connection: {reason}; trying again until that is put right"
+            );
         }
     }
 

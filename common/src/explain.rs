@@ -5,15 +5,17 @@ use std::iter::successors;
 
 use async_nats::{ConnectError, ConnectErrorKind};
 
-/// What went wrong when connecting, and what to do about it.
-pub(crate) fn explain(error: &ConnectError) -> String {
+/// What went wrong when connecting, and what to do about it. `authority` is the file with the
+/// certificate authority that was given.
+pub(crate) fn explain(error: &ConnectError, authority: Option<&str>) -> String {
     let first: &(dyn Error + 'static) = error;
     let causes = successors(Some(first), |&error| error.source());
     let text = causes.last().map(ToString::to_string).unwrap_or_default();
     let debug = format!("{error:?}");
     match error.kind() {
         ConnectErrorKind::AuthorizationViolation => {
-            "it refuses these credentials; check --user and --password, --token, --creds or --nkey"
+            "it refuses these credentials; check --user and --password, --token, --creds, --nkey or \
+             --tlscert"
                 .into()
         }
         ConnectErrorKind::Authentication => {
@@ -22,10 +24,20 @@ pub(crate) fn explain(error: &ConnectError) -> String {
         ConnectErrorKind::TimedOut => silent(),
         ConnectErrorKind::Dns => format!("unknown host ({text}); check --server"),
         _ if debug.contains("InvalidContentType") => {
-            "it does not speak TLS; use nats:// in place of tls://".into()
+            "it does not speak TLS, or not from the start; use nats:// in place of tls://, or leave \
+             out --tlsfirst"
+                .into()
         }
-        _ if debug.contains("UnknownIssuer") => {
-            "its certificate is signed by an unknown authority; name the file with --tlsca".into()
+        _ if debug.contains("UnknownIssuer") => match authority {
+            None => "its certificate is signed by an unknown authority; name the file with --tlsca"
+                .into(),
+            Some(file) => format!("its certificate is not signed by the authority in --tlsca {file}"),
+        },
+        _ if debug.contains("NotValidForName") => {
+            format!("its certificate is for another name ({text}); use that name in --server")
+        }
+        _ if debug.contains("InvalidCertificate(Expired") => {
+            "its certificate has expired; it needs a new one, or this machine's clock is wrong".into()
         }
         _ if debug.contains("CertificateRequired") => {
             "it asks for a client certificate; give one with --tlscert and --tlskey".into()
@@ -47,5 +59,7 @@ pub(crate) fn explain(error: &ConnectError) -> String {
 
 /// The server did not answer in time.
 pub(crate) fn silent() -> String {
-    "no answer in time; check --server, the network and the server's health".into()
+    "no answer in time; check --server, the network and the server's health, and give --tlsfirst if \
+     the server expects TLS before it says anything"
+        .into()
 }

@@ -45,6 +45,7 @@ pub mod jetstream;
 mod output;
 pub mod payload;
 mod process;
+mod refusals;
 mod tally;
 mod text;
 

@@ -34,6 +34,7 @@ fn program() -> Result<()> {
         Ok("publisher") => common::run(publisher),
         Ok("responder") => common::run(responder),
         Ok("sleeper") => common::run(sleeper),
+        Ok("sender") => common::run(sender),
         _ => return Ok(()),
     };
     // The harness has exit codes of its own.
@@ -72,6 +73,17 @@ async fn responder(args: Args, stop: CancellationToken) -> Result<()> {
     while let Some(message) = news.next().await {
         let reply = message.reply.context("no reply subject")?;
         nats.publish(reply, "yes".into()).await?;
+    }
+    nats.close().await
+}
+
+/// Publishes on `news` until it is stopped, and gives up if it is refused.
+async fn sender(args: Args, stop: CancellationToken) -> Result<()> {
+    let nats = args.nats.connect("sender", &stop).await?;
+    nats.give_up_if_refused();
+    let mut pauses = tokio::time::interval(Duration::from_millis(20));
+    while stop.run_until_cancelled(pauses.tick()).await.is_some() {
+        nats.publish("news", "one".into()).await?;
     }
     nats.close().await
 }
@@ -296,6 +308,50 @@ fn a_denied_subscription_ends_the_program() -> Result<()> {
     let ended = start_as_guest("subscriber", &server)?.wait()?;
     assert_eq!(ended.code(), Some(1));
     assert!(ended.stderr.join("\n").contains(r#"Subscription to "news""#), "{:?}", ended.stderr);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_program_whose_password_is_changed_says_so_once_and_works_again_when_it_is_put_right()
+-> Result<()> {
+    let mut server = restricted("")?;
+    let mut subscriber = start_as_guest("subscriber", &server)?;
+    subscriber.expect("ready")?;
+    let (right, changed) = ("guest, password: secret", "guest, password: changed");
+    server.reconfigure(right, changed)?;
+    subscriber.expect_stderr("refuses this connection: its user, password")?;
+    // It tries again, less and less often. Without growing pauses, six attempts take half a second.
+    let first = Instant::now();
+    let refused = server.log().len();
+    while count(&server.log()[refused..], "authentication error") < 6 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        ensure!(first.elapsed() < Duration::from_secs(60), "{:?}", server.log());
+    }
+    assert!(first.elapsed() > Duration::from_secs(2), "{:?}", first.elapsed());
+    server.reconfigure(changed, right)?;
+    server.wait_for_subscriptions("news", 1)?;
+    subscriber.expect_stderr("connected to")?;
+    let options =
+        async_nats::ConnectOptions::with_user_and_password("admin".into(), "secret".into());
+    let admin = options.connect(server.url()).await?;
+    admin.publish("news", "good".into()).await?;
+    admin.flush().await?;
+    subscriber.expect("good")?;
+    let ended = subscriber.stop()?;
+    assert_eq!((ended.code(), ended.stderr.len()), (Some(0), 3), "{:?}", ended.stderr);
+    Ok(())
+}
+
+#[test]
+fn a_program_that_runs_once_gives_up_if_its_user_is_removed() -> Result<()> {
+    let mut server = restricted("")?;
+    let mut sender = start_as_guest("sender", &server)?;
+    server.monitor_until("/varz", |varz| varz["in_msgs"].as_u64() > Some(0))?;
+    server.reconfigure("user: guest", "user: other")?;
+    let ended = sender.wait()?;
+    let last = ended.stderr.last().context("no line")?;
+    assert!(last.contains("refuses this connection: its user, password"), "{:?}", ended.stderr);
+    assert_eq!(ended.code(), Some(1));
     Ok(())
 }
 

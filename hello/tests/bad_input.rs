@@ -157,14 +157,88 @@ fn tls() -> Result<()> {
         &mut hello(&server.url(), &["--tlsca", "/no/such.pem"]),
         &["cannot read --tlsca /no/such.pem"],
     )?;
+    let other = Certificates::new()?;
+    let other = other.authority();
+    let other = other.to_str().context("not UTF-8")?;
+    fails_in_one_line(
+        &mut hello(&server.url(), &["--tlsca", other]),
+        &["not signed by the authority in --tlsca", other],
+    )?;
 
-    let mut trusted = hello(&server.url(), &["--tlsca", ca]);
-    trusted
-        .arg("--tlscert")
-        .arg(certificates.client())
-        .arg("--tlskey")
-        .arg(certificates.client_key());
+    let mut trusted = with_client_certificate(&server, &certificates);
     assert_eq!(Program::spawn(&mut trusted)?.wait()?.stdout, ["Hello World!"]);
+    Ok(())
+}
+
+fn with_client_certificate(server: &Server, certificates: &Certificates) -> Command {
+    let mut command = hello(&server.url(), &[]);
+    command.arg("--tlsca").arg(certificates.authority());
+    command.arg("--tlscert").arg(certificates.client());
+    command.arg("--tlskey").arg(certificates.client_key());
+    command
+}
+
+#[test]
+fn a_servers_certificate_that_is_not_valid() -> Result<()> {
+    for (certificates, says) in [
+        (Certificates::expired()?, ["expired", "clock"]),
+        (Certificates::for_another_name()?, ["elsewhere.example", "--server"]),
+    ] {
+        let server = Server::options().tls(&certificates.server_config(false)).start()?;
+        let mut command = hello(&server.url(), &[]);
+        fails_in_one_line(command.arg("--tlsca").arg(certificates.authority()), &says)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_client_certificate_that_is_no_users() -> Result<()> {
+    let certificates = Certificates::new()?;
+    let tls = certificates.server_config(true).replace("verify: true", "verify_and_map: true");
+    let users = |name: &str| format!("authorization {{ users: [{{ user: {name} }}] }}");
+    // A certificate stands for the user of one of its names.
+    let server = Server::options().tls(&tls).config(&users("localhost")).start()?;
+    let mut command = with_client_certificate(&server, &certificates);
+    assert_eq!(Program::spawn(&mut command)?.wait()?.stdout, ["Hello World!"]);
+    let server = Server::options().tls(&tls).config(&users("hello")).start()?;
+    let mut command = with_client_certificate(&server, &certificates);
+    fails_in_one_line(&mut command, &["refuses these credentials", "--tlscert"])
+}
+
+#[test]
+fn a_server_that_expects_tls_before_it_says_anything() -> Result<()> {
+    let certificates = Certificates::new()?;
+    let tls = certificates.server_config(false);
+    let first = tls.replace("verify: false", "handshake_first: true");
+    let ca = certificates.authority();
+    let ca = ca.to_str().context("not UTF-8")?;
+    let server = Server::options().tls(&first).start()?;
+    fails_in_one_line(&mut hello(&server.url(), &["--tlsca", ca]), &["no answer", "--tlsfirst"])?;
+    let mut command = hello(&server.url(), &["--tlsca", ca, "--tlsfirst"]);
+    assert_eq!(Program::spawn(&mut command)?.wait()?.stdout, ["Hello World!"]);
+    // The other way round.
+    let server = Server::options().tls(&tls).start()?;
+    fails_in_one_line(
+        &mut hello(&server.url(), &["--tlsca", ca, "--tlsfirst"]),
+        &["does not speak TLS, or not from the start", "--tlsfirst"],
+    )
+}
+
+#[test]
+fn an_inbox_prefix() -> Result<()> {
+    let user =
+        "{ user: me, password: secret, permissions: { subscribe: [hello, \"_INBOX.me.>\"] } }";
+    let server =
+        Server::options().config(&format!("authorization {{ users: [{user}] }}")).start()?;
+    let me = ["--user", "me", "--password", "secret"];
+    let mut command = hello(&server.url(), &me);
+    let ended = Program::spawn(command.args(["--inbox-prefix", "_INBOX.me"]))?.wait()?;
+    assert_eq!(ended.stdout, ["Hello World!"], "{:?}", ended.stderr);
+    for wrong in ["_INBOX.", "a b", "_INBOX.>", "*"] {
+        let mut command = hello(&server.url(), &me);
+        command.args(["--inbox-prefix", wrong]);
+        fails_in_one_line(&mut command, &["--inbox-prefix", wrong])?;
+    }
     Ok(())
 }
 
@@ -266,7 +340,18 @@ fn an_address_in_the_wrong_place_is_shown_without_its_password() -> Result<()> {
 fn an_environment_variable_that_is_empty_says_nothing() -> Result<()> {
     let server = Server::start()?;
     let mut command = hello(&server.url(), &[]);
-    for name in ["USER", "PASSWORD", "TOKEN", "CREDS", "NKEY", "CA", "CERT", "KEY"] {
+    for name in [
+        "USER",
+        "PASSWORD",
+        "TOKEN",
+        "CREDS",
+        "NKEY",
+        "CA",
+        "CERT",
+        "KEY",
+        "TLSFIRST",
+        "INBOX_PREFIX",
+    ] {
         command.env(format!("NATS_{name}"), "");
     }
     let ended = Program::spawn(&mut command)?.wait()?;

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair,
+    date_time_ymd,
 };
 use tempfile::TempDir;
 
@@ -23,6 +24,32 @@ impl Certificates {
     ///
     /// If the files cannot be written.
     pub fn new() -> Result<Self> {
+        Self::with(|_| ())
+    }
+
+    /// As [`new`](Self::new), with a server's certificate that has expired.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`new`](Self::new).
+    pub fn expired() -> Result<Self> {
+        Self::with(|server| server.not_after = date_time_ymd(2020, 1, 1))
+    }
+
+    /// As [`new`](Self::new), with a server's certificate for another name.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`new`](Self::new).
+    pub fn for_another_name() -> Result<Self> {
+        Self::with(|server| {
+            server.subject_alt_names = CertificateParams::new(["elsewhere.example".into()])
+                .map(|other| other.subject_alt_names)
+                .unwrap_or_default();
+        })
+    }
+
+    fn with(change: impl Fn(&mut CertificateParams)) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("nats-certificates-").tempdir()?;
         let mut authority = CertificateParams::new([])?;
         authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -35,6 +62,9 @@ impl Certificates {
             let key = KeyPair::generate()?;
             let mut certificate = CertificateParams::new(["localhost".into(), "127.0.0.1".into()])?;
             certificate.extended_key_usages = vec![purpose];
+            if name == "server" {
+                change(&mut certificate);
+            }
             let certificate = certificate.signed_by(&key, &authority)?;
             fs::write(folder.path().join(format!("{name}.pem")), certificate.pem())?;
             fs::write(folder.path().join(format!("{name}.key")), key.serialize_pem())?;

@@ -209,6 +209,23 @@ impl Server {
         self.ready()
     }
 
+    /// Replaces `old` by `new` in the server's configuration, and waits until the running server has
+    /// taken it over.
+    ///
+    /// # Errors
+    ///
+    /// If the configuration does not contain `old`. If the server is not running or refuses it.
+    pub fn reconfigure(&mut self, old: &str, new: &str) -> Result<()> {
+        let path = self.folder.path().join("nats.conf");
+        let config = fs::read_to_string(&path)?;
+        ensure!(config.contains(old), "{old:?} is not in the configuration");
+        fs::write(&path, config.replace(old, new))?;
+        let process = self.process()?;
+        process.signal(Signal::HUP)?;
+        process.expect_stderr("Reloaded server configuration")?;
+        Ok(())
+    }
+
     /// Removes what the server has stored.
     ///
     /// # Errors

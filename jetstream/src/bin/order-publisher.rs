@@ -55,6 +55,7 @@ fn main() -> ExitCode {
 
 async fn publish_orders(args: Args, stop: CancellationToken) -> Result<()> {
     let nats = args.nats.connect("order-publisher", &stop).await?;
+    nats.give_up_if_refused();
     let jetstream = ContextBuilder::new().timeout(ACK_TIMEOUT).ack_timeout(ACK_TIMEOUT);
     let jetstream = jetstream.build((*nats).clone());
     let file = args.storage == "file";

@@ -74,6 +74,7 @@ fn main() -> ExitCode {
 
 async fn administer(args: Args, stop: CancellationToken) -> Result<()> {
     let nats = args.nats.connect("job-admin", &stop).await?;
+    nats.give_up_if_refused();
     let jetstream = ContextBuilder::new().timeout(TIMEOUT).ack_timeout(TIMEOUT);
     let jetstream = jetstream.build((*nats).clone());
     let opened = Streams::open(&jetstream).await;

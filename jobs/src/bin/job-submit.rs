@@ -66,6 +66,7 @@ fn main() -> ExitCode {
 
 async fn submit_jobs(args: Args, stop: CancellationToken) -> Result<()> {
     let nats = args.nats.connect("job-submit", &stop).await?;
+    nats.give_up_if_refused();
     let jetstream = ContextBuilder::new().timeout(ACK_TIMEOUT).ack_timeout(ACK_TIMEOUT);
     let jetstream = jetstream.build((*nats).clone());
     let open = async || {

@@ -59,6 +59,7 @@ fn main() -> ExitCode {
 
 async fn administer(args: Args, stop: CancellationToken) -> Result<()> {
     let nats = args.nats.connect("config-admin", &stop).await?;
+    nats.give_up_if_refused();
     let config = Config {
         bucket: BUCKET.into(),
         storage: StorageType::File, // in memory the switch would be gone with nats-server

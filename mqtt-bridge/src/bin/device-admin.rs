@@ -42,6 +42,7 @@ fn main() -> ExitCode {
 
 async fn send_command(args: Args, stop: CancellationToken) -> Result<()> {
     let nats = args.nats.connect("device-admin", &stop).await?;
+    nats.give_up_if_refused();
     let Command::Interval { sensor, duration } = args.command;
     let command = DeviceCommand { interval_ms: u64::try_from(duration.as_millis())? };
 

@@ -37,6 +37,7 @@ fn main() -> ExitCode {
 
 async fn publish_logs(args: Args, stop: CancellationToken) -> Result<()> {
     let nats = args.nats.connect("log-publisher", &stop).await?;
+    nats.give_up_if_refused();
     let started = Instant::now();
     let mut published = 0;
 

@@ -41,6 +41,7 @@ fn main() -> ExitCode {
 
 async fn ask(args: Args, stop: CancellationToken) -> Result<()> {
     let nats = args.nats.connect("math-client", &stop).await?;
+    nats.give_up_if_refused();
     let random = || rand::random_range(-1000..=1000);
     let draw = || SumRequest { x: args.x.unwrap_or_else(random), y: args.y.unwrap_or_else(random) };
     if args.load.count != 1 {
