@@ -340,6 +340,9 @@ impl State {
 
     fn event(self: &Arc<Self>, event: &Event) {
         let servers = &self.servers;
+        if let Some(reason) = refusals::reason(event) {
+            return self.refused(reason);
+        }
         match event {
             Event::Disconnected => {
                 self.losses.send_modify(|losses| *losses += 1);
@@ -366,10 +369,7 @@ impl State {
             {
                 self.denied(text);
             }
-            Event::ServerError(error) => match refusals::reason(&error.to_string()) {
-                Some(reason) => self.refused(reason),
-                None => tracing::warn!("{servers} reports: {error}"),
-            },
+            Event::ServerError(error) => tracing::warn!("{servers} reports: {error}"),
             // One for each message dropped, as long as there is room for events.
             Event::SlowConsumer(_) => {
                 let reported = self.drops_reported.lock();
@@ -382,10 +382,7 @@ impl State {
                 }
             }
             // Each failed attempt to reconnect is one of these.
-            other => match refusals::reason(&other.to_string()) {
-                Some(reason) => self.refused(reason),
-                None => tracing::debug!("{other}"),
-            },
+            other => tracing::debug!("{other}"),
         }
     }
 

@@ -28,7 +28,8 @@ pub(crate) fn explain(error: &ConnectError, authority: Option<&str>) -> String {
              out --tlsfirst"
                 .into()
         }
-        _ if debug.contains("UnknownIssuer") => match authority {
+        // The second if both authorities have the same name.
+        _ if debug.contains("UnknownIssuer") || debug.contains("BadSignature") => match authority {
             None => "its certificate is signed by an unknown authority; name the file with --tlsca"
                 .into(),
             Some(file) => format!("its certificate is not signed by the authority in --tlsca {file}"),

@@ -4,6 +4,8 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use async_nats::Event;
+
 /// Pause after the first refusal. It doubles with each further one …
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// … up to this, so that a program works again soon after its user is put right.
@@ -38,9 +40,14 @@ impl Refusals {
     }
 }
 
-/// Why the connection is refused, if this error of nats-server says so.
-pub(crate) fn reason(error: &str) -> Option<&'static str> {
-    let error = error.to_lowercase();
+/// Why the connection is refused, if that is what the event says.
+pub(crate) fn reason(event: &Event) -> Option<&'static str> {
+    let error = match event {
+        Event::ServerError(error) => error.to_string().to_lowercase(),
+        // An attempt to reconnect has failed.
+        Event::ClientError(error) => error.to_string().to_lowercase(),
+        _ => return None,
+    };
     let reasons = [
         (
             "authorization violation",
