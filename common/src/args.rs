@@ -146,11 +146,6 @@ impl NatsArgs {
         }
         Ok(options)
     }
-
-    /// The file with the authority that signed the server's certificate, if one was named.
-    pub(crate) fn authority(&self) -> Option<String> {
-        given(self.tlsca.as_ref())
-    }
 }
 
 /// Treats an environment variable that is set and empty as not set.

@@ -91,10 +91,7 @@ impl NatsArgs {
         let urls = &state.servers;
         let client = match connected {
             Ok(Ok(client)) => client,
-            Ok(Err(error)) => {
-                let authority = self.authority();
-                bail!("cannot connect to {urls}: {}", explain(&error, authority.as_deref()))
-            }
+            Ok(Err(error)) => bail!("cannot connect to {urls}: {}", explain(&error)),
             Err(_) => bail!("cannot connect to {urls}: {}", silent()),
         };
         let _ = state.inbox.set(client.new_inbox());

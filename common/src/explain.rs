@@ -5,13 +5,9 @@ use std::iter::successors;
 
 use async_nats::{ConnectError, ConnectErrorKind};
 
-/// What went wrong when connecting, and what to do about it. `authority` is the file with the
-/// certificate authority that was given.
-pub(crate) fn explain(error: &ConnectError, authority: Option<&str>) -> String {
-    let first: &(dyn Error + 'static) = error;
-    let causes = successors(Some(first), |&error| error.source());
-    let text = causes.last().map(ToString::to_string).unwrap_or_default();
-    let debug = format!("{error:?}");
+/// What went wrong when connecting, and what to do about it.
+pub(crate) fn explain(error: &ConnectError) -> String {
+    let text = last_cause(error);
     match error.kind() {
         ConnectErrorKind::AuthorizationViolation => {
             "it refuses these credentials; check --user and --password, --token, --creds, --nkey or \
@@ -23,39 +19,49 @@ pub(crate) fn explain(error: &ConnectError, authority: Option<&str>) -> String {
         }
         ConnectErrorKind::TimedOut => silent(),
         ConnectErrorKind::Dns => format!("unknown host ({text}); check --server"),
-        _ if debug.contains("InvalidContentType") => {
-            "it does not speak TLS, or not from the start; use nats:// in place of tls://, or leave \
-             out --tlsfirst"
-                .into()
-        }
-        // The second if both authorities have the same name.
-        _ if debug.contains("UnknownIssuer") || debug.contains("BadSignature") => match authority {
-            None => "its certificate is signed by an unknown authority; name the file with --tlsca"
-                .into(),
-            Some(file) => format!("its certificate is not signed by the authority in --tlsca {file}"),
+        kind => match explain_tls(error) {
+            Some(tls) => tls,
+            None if matches!(kind, ConnectErrorKind::Tls) => {
+                format!("TLS failed ({text}); check --tlsca, --tlscert and --tlskey")
+            }
+            None if text.contains("expected INFO") => {
+                "what listens there is no NATS server; check --server".into()
+            }
+            None => format!(
+                "{text}; start a server with `cargo xtask up` or `docker compose up -d`, or name another with --server"
+            ),
         },
-        _ if debug.contains("NotValidForName") => {
-            format!("its certificate is for another name ({text}); use that name in --server")
-        }
-        _ if debug.contains("InvalidCertificate(Expired") => {
-            "its certificate has expired; it needs a new one, or this machine's clock is wrong".into()
-        }
-        _ if debug.contains("CertificateRequired") => {
-            "it asks for a client certificate; give one with --tlscert and --tlskey".into()
-        }
-        ConnectErrorKind::Tls => {
-            format!("TLS failed ({text}); check --tlsca, --tlscert and --tlskey")
-        }
-        _ if debug.contains("InvalidCertificate") => {
-            format!("its certificate is not accepted: {text}")
-        }
-        _ if text.contains("expected INFO") => {
-            "what listens there is no NATS server; check --server".into()
-        }
-        _ => format!(
-            "{text}; start a server with `cargo xtask up` or `docker compose up -d`, or name another with --server"
-        ),
     }
+}
+
+/// Why a TLS connection was not made, and what to do about it. None if the error is not from rustls,
+/// or says nothing that a person can put right.
+#[must_use]
+pub fn explain_tls(error: &(dyn Error + 'static)) -> Option<String> {
+    let debug = format!("{error:?}");
+    let says = |text| debug.contains(text);
+    Some(if says("InvalidContentType") || says("tls handshake eof") {
+        "it does not speak TLS there, or not from the start; check scheme and port of its address"
+            .into()
+    // The second if both authorities have the same name.
+    } else if says("UnknownIssuer") || says("BadSignature") {
+        "its certificate is signed by an unknown authority; name its file with --tlsca".into()
+    } else if says("NotValidForName") {
+        format!("its certificate is for another name: {}", last_cause(error))
+    } else if says("InvalidCertificate(Expired") {
+        "its certificate has expired, or this machine's clock is wrong".into()
+    } else if says("CertificateRequired") {
+        "it asks for a client certificate; give one with --tlscert and --tlskey".into()
+    } else if says("InvalidCertificate") {
+        format!("its certificate is not accepted: {}", last_cause(error))
+    } else {
+        return None;
+    })
+}
+
+fn last_cause(error: &(dyn Error + 'static)) -> String {
+    let causes = successors(Some(error), |&error| error.source());
+    causes.last().map(ToString::to_string).unwrap_or_default()
 }
 
 /// The server did not answer in time.

@@ -54,6 +54,7 @@ pub use tokio_util::sync::CancellationToken;
 pub use args::NatsArgs;
 pub use connection::{Connection, Disconnected};
 pub use dedup::Dedup;
+pub use explain::explain_tls;
 pub use output::Output;
 pub use process::{Stopped, run};
 pub use tally::{Tally, summary};

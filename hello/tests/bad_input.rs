@@ -144,7 +144,7 @@ fn token() -> Result<()> {
 fn tls() -> Result<()> {
     let plain = Server::start()?;
     let tls_to_plain = plain.url().replace("nats://", "tls://");
-    fails_in_one_line(&mut hello(&tls_to_plain, &[]), &["does not speak TLS", "nats://"])?;
+    fails_in_one_line(&mut hello(&tls_to_plain, &[]), &["does not speak TLS", "scheme"])?;
 
     let certificates = Certificates::new()?;
     let server = Server::options().tls(&certificates.server_config(true)).start()?;
@@ -162,7 +162,7 @@ fn tls() -> Result<()> {
     let other = other.to_str().context("not UTF-8")?;
     fails_in_one_line(
         &mut hello(&server.url(), &["--tlsca", other]),
-        &["not signed by the authority in --tlsca", other],
+        &["unknown authority", "--tlsca"],
     )?;
 
     let mut trusted = with_client_certificate(&server, &certificates);
@@ -182,7 +182,7 @@ fn with_client_certificate(server: &Server, certificates: &Certificates) -> Comm
 fn a_servers_certificate_that_is_not_valid() -> Result<()> {
     for (certificates, says) in [
         (Certificates::expired()?, ["expired", "clock"]),
-        (Certificates::for_another_name()?, ["elsewhere.example", "--server"]),
+        (Certificates::for_another_name()?, ["another name", "elsewhere.example"]),
     ] {
         let server = Server::options().tls(&certificates.server_config(false)).start()?;
         let mut command = hello(&server.url(), &[]);
@@ -220,7 +220,7 @@ fn a_server_that_expects_tls_before_it_says_anything() -> Result<()> {
     let server = Server::options().tls(&tls).start()?;
     fails_in_one_line(
         &mut hello(&server.url(), &["--tlsca", ca, "--tlsfirst"]),
-        &["does not speak TLS, or not from the start", "--tlsfirst"],
+        &["does not speak TLS there, or not from the start"],
     )
 }
 

@@ -1,12 +1,15 @@
 //! The flags that say where the MQTT broker is, and how to log in.
 
 use anyhow::{Context, Result, bail};
+use common::explain_tls;
 use percent_encoding::percent_decode_str;
 use rumqttc::{ConnectReturnCode, ConnectionError, MqttOptions};
 use url::Url;
 
+use crate::tls;
+
 const DEFAULT_BROKER: &str = "mqtt://localhost:1883";
-const EXPECTED: &str = "expected mqtt://HOST:PORT";
+const EXPECTED: &str = "expected mqtt://HOST:PORT or mqtts://HOST:PORT";
 
 /// Flags of a program that speaks MQTT.
 #[derive(clap::Args)]
@@ -27,6 +30,27 @@ pub struct MqttArgs {
     /// Password
     #[arg(long, env = "MQTT_PASSWORD", hide_env_values = true)]
     password: Option<String>,
+    /// Certificate authority that signed the broker's certificate, if the system does not know it
+    #[arg(long, env = "MQTT_CA", hide_env_values = true, value_name = "FILE")]
+    tlsca: Option<String>,
+    /// Client certificate (X.509 v3)
+    #[arg(
+        long,
+        env = "MQTT_CERT",
+        hide_env_values = true,
+        value_name = "FILE",
+        requires = "tlskey"
+    )]
+    tlscert: Option<String>,
+    /// Private key of the client certificate
+    #[arg(
+        long,
+        env = "MQTT_KEY",
+        hide_env_values = true,
+        value_name = "FILE",
+        requires = "tlscert"
+    )]
+    tlskey: Option<String>,
 }
 
 impl MqttArgs {
@@ -45,20 +69,24 @@ impl MqttArgs {
         let text = if text.contains("://") { text.to_owned() } else { format!("mqtt://{text}") };
         let url = Url::parse(&text)
             .map_err(|error| anyhow::anyhow!("malformed broker URL: {error}; {EXPECTED}"))?;
-        match url.scheme() {
-            "mqtt" => {}
-            "mqtts" => bail!(
-                "mqtts:// is not built in: TLS is a feature of the MQTT library that this program leaves out; {EXPECTED}"
-            ),
-            _ => bail!("malformed broker URL: not mqtt://; {EXPECTED}"),
-        }
+        let (is_tls, usual_port) = match url.scheme() {
+            "mqtt" => (false, 1883),
+            "mqtts" => (true, 8883),
+            _ => bail!("malformed broker URL: neither mqtt:// nor mqtts://; {EXPECTED}"),
+        };
         let host = url.host_str().filter(|host| !host.is_empty());
         let host = host.with_context(|| format!("malformed broker URL: no host; {EXPECTED}"))?;
         if !matches!(url.path(), "" | "/") || url.query().is_some() || url.fragment().is_some() {
             bail!("malformed broker URL: something follows the port; {EXPECTED}");
         }
-        let port = url.port().unwrap_or(1883);
+        let port = url.port().unwrap_or(usual_port);
         let mut options = MqttOptions::new(client_id, host, port);
+        if is_tls {
+            let [authority, certificate, key] =
+                [&self.tlsca, &self.tlscert, &self.tlskey].map(given);
+            let client = certificate.as_deref().zip(key.as_deref());
+            options.set_transport(tls::transport(authority.as_deref(), client)?);
+        }
         // The broker has a limit for what it delivers. A lower one here would cut the connection, get
         // the same message again, and so on for ever.
         options.set_max_packet_size(usize::MAX, usize::MAX);
@@ -89,6 +117,9 @@ impl MqttArgs {
 #[must_use]
 pub fn explain(error: &ConnectionError) -> String {
     use ConnectReturnCode::{BadUserNamePassword, NotAuthorized};
+    if let Some(why) = explain_tls(error) {
+        return why;
+    }
     match error {
         ConnectionError::ConnectionRefused(NotAuthorized | BadUserNamePassword) => {
             "user or password not accepted; check --user and --password".into()
@@ -105,6 +136,9 @@ pub fn explain(error: &ConnectionError) -> String {
         ConnectionError::MqttState(_) | ConnectionError::NotConnAck(_) => {
             format!("what listens there does not speak MQTT ({error}); check --broker")
         }
+        ConnectionError::Tls(error) => {
+            format!("TLS failed ({error}); check --tlsca, --tlscert and --tlskey")
+        }
         ConnectionError::RequestsDone => error.to_string(),
     }
 }
@@ -118,6 +152,9 @@ mod tests {
             broker: broker.into(),
             user: Some("flag".into()),
             password: Some("secret".into()),
+            tlsca: None,
+            tlscert: None,
+            tlskey: None,
         }
     }
 
@@ -128,6 +165,7 @@ mod tests {
             ("mqtt://10.0.0.1:1884/", "10.0.0.1", 1884),
             ("mqtt://[::1]:1883", "[::1]", 1883),
             ("localhost:1883", "localhost", 1883),
+            ("mqtts://localhost", "localhost", 8883),
             ("", "localhost", 1883),
         ] {
             let options = args(text).options("id")?;
@@ -147,7 +185,7 @@ mod tests {
         for text in [
             "mqtt://",
             "nats://me:hidden@localhost",
-            "mqtts://me:hidden@localhost",
+            "mqtts://me:hidden@localhost/topic",
             "mqtt://me:hidden@localhost:port",
             "mqtt://me:hidden@localhost/topic",
         ] {

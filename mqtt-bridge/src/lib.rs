@@ -9,6 +9,7 @@ mod session;
 mod stream;
 mod thermometer;
 mod ticker;
+mod tls;
 
 use std::ops::RangeInclusive;
 use std::time::Duration;

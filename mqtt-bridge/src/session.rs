@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail, ensure};
 use common::{CancellationToken, Stopped};
 use rumqttc::{
     ConnectionError, Disconnect, MqttOptions, Packet, Publish, QoS, Request, Subscribe,
-    SubscribeReasonCode,
+    SubscribeReasonCode, Transport,
 };
 use tokio::time::{Instant, sleep_until};
 
@@ -67,10 +67,12 @@ impl Session {
         stop: &CancellationToken,
     ) -> Result<Self> {
         let (host, port) = options.broker_address();
+        let scheme =
+            if matches!(options.transport(), Transport::Tls(_)) { "mqtts" } else { "mqtt" };
         let outbox = Outbox::new(options.inflight().into(), keep_acknowledged);
         let mut session = Self {
             connection: Connection::new(options),
-            url: format!("mqtt://{host}:{port}"),
+            url: format!("{scheme}://{host}:{port}"),
             presence,
             commands,
             reconnect: Reconnect::default(),

@@ -1,9 +1,11 @@
 //! The bridge in both directions, on a real server.
 
-use anyhow::{Context, Result, ensure};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail, ensure};
 use futures::StreamExt;
 use rumqttc::{MqttOptions, Packet, QoS};
-use testkit::{Program, Server};
+use testkit::{Certificates, Program, Server};
 use tokio::time::timeout;
 
 use crate::support::retained::{eventually, wait_for_retained};
@@ -350,6 +352,77 @@ fn a_device_may_speak_mqtt_only_and_on_its_own_topics_only() -> Result<()> {
     command.env("NATS_USER", "sensor-1").env("NATS_PASSWORD", "a-secret");
     let ended = Program::spawn(&mut command)?.wait()?;
     assert_eq!(ended.code(), Some(1));
+    Ok(())
+}
+
+/// A sensor that trusts the authority.
+fn with_tls(server: &Server, certificates: &Certificates) -> Command {
+    let mut command = server.command(SENSOR);
+    command.args(["--interval", "10ms"]).env("MQTT_CA", certificates.authority());
+    command
+}
+
+#[test]
+fn a_sensor_speaks_tls() -> Result<()> {
+    let certificates = Certificates::new()?;
+    // The server demands a certificate of each device, and looks for the user of one of its names.
+    let tls = certificates.server_config(true).replace("verify: true", "verify_and_map: true");
+    let users = "authorization { users: [{ user: localhost }, { user: nats, password: n }] }";
+    let mut server = Server::options().mqtt_tls(&tls).config(users).start()?;
+    let device = || {
+        let mut command = with_tls(&server, &certificates);
+        command.env("MQTT_CERT", certificates.client());
+        command.env("MQTT_KEY", certificates.client_key());
+        command
+    };
+    let ended = Program::spawn(device().args(["--count", "3"]))?.wait()?;
+    assert!(ended.success() && ended.stdout.len() == 5, "{ended:?}");
+
+    let ended = Program::spawn(&mut with_tls(&server, &certificates))?.wait()?;
+    let [line] = &ended.stderr[..] else { bail!("{ended:?}") };
+    ensure!(ended.code() == Some(1) && line.contains("--tlscert"), "{line}");
+    let mut plain = device();
+    plain.env("MQTT_URL", server.mqtt_url().replace("mqtts", "mqtt"));
+    let ended = Program::spawn(&mut plain)?.wait()?;
+    ensure!((ended.code(), ended.stderr.len()) == (Some(1), 1), "{ended:?}");
+    let mut unreadable = device();
+    let ended = Program::spawn(unreadable.args(["--tlsca", "/no/such.pem"]))?.wait()?;
+    let [line] = &ended.stderr[..] else { bail!("{ended:?}") };
+    ensure!(line.contains("cannot read --tlsca /no/such.pem"), "{line}");
+
+    // Its user is gone while it is connected.
+    let mut sensor = Program::spawn(&mut device())?;
+    sensor.expect("#1")?;
+    server.reconfigure("user: localhost", "user: other")?;
+    sensor.expect_stderr("lost the connection")?;
+    sensor.expect_stderr("user or password not accepted")?;
+    server.reconfigure("user: other", "user: localhost")?;
+    sensor.expect_stderr("connected to mqtts://")?;
+    assert_eq!(sensor.stop()?.stderr.len(), 3);
+    Ok(())
+}
+
+#[test]
+fn a_brokers_certificate_that_is_not_valid_is_one_clear_line() -> Result<()> {
+    let certificates = Certificates::new()?;
+    let server = Server::options().mqtt_tls(&certificates.server_config(false)).start()?;
+    let expired = Certificates::expired()?;
+    let old = Server::options().mqtt_tls(&expired.server_config(false)).start()?;
+    let another = Certificates::for_another_name()?;
+    let elsewhere = Server::options().mqtt_tls(&another.server_config(false)).start()?;
+    let plain = Server::start()?;
+    let mut tls_to_plain = with_tls(&plain, &certificates);
+    tls_to_plain.env("MQTT_URL", plain.mqtt_url().replace("mqtt:", "mqtts:"));
+    for (mut command, says) in [
+        (with_tls(&server, &another), "unknown authority"),
+        (with_tls(&old, &expired), "expired"),
+        (with_tls(&elsewhere, &another), "another name"),
+        (tls_to_plain, "scheme and port"),
+    ] {
+        let ended = Program::spawn(&mut command)?.wait()?;
+        let [line] = &ended.stderr[..] else { bail!("{ended:?}") };
+        ensure!(ended.code() == Some(1) && line.contains(says), "{says}: {line}");
+    }
     Ok(())
 }
 

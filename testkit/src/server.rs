@@ -26,6 +26,7 @@ pub struct Options {
     no_jetstream: bool,
     tls: bool,
     config: String,
+    mqtt: String,
 }
 
 impl Options {
@@ -50,6 +51,13 @@ impl Options {
     pub fn tls(mut self, block: &str) -> Self {
         self.tls = true;
         self.config(block)
+    }
+
+    /// Adds a `tls` block for MQTT: clients connect with `mqtts://`.
+    #[must_use]
+    pub fn mqtt_tls(mut self, block: &str) -> Self {
+        self.mqtt = block.into();
+        self
     }
 
     /// Starts the server, and waits until it is ready.
@@ -112,7 +120,8 @@ impl Server {
         if !options.no_jetstream {
             let store = folder.path().join(STORE);
             writeln!(config, "jetstream {{ store_dir: \"{}\" }}", store.display())?;
-            writeln!(config, "mqtt {{ listen: \"127.0.0.1:{}\" }}", mqtt.number())?;
+            let (port, tls) = (mqtt.number(), &options.mqtt);
+            writeln!(config, "mqtt {{ listen: \"127.0.0.1:{port}\"\n{tls} }}")?;
         }
         fs::write(folder.path().join("nats.conf"), config)?;
         Ok(Self {
@@ -256,7 +265,8 @@ impl Server {
     /// The server's URL for MQTT clients.
     #[must_use]
     pub fn mqtt_url(&self) -> String {
-        format!("mqtt://127.0.0.1:{}", self.mqtt_port())
+        let scheme = if self.options.mqtt.is_empty() { "mqtt" } else { "mqtts" };
+        format!("{scheme}://127.0.0.1:{}", self.mqtt_port())
     }
 
     /// The server's port for NATS clients.
