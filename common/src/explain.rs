@@ -25,7 +25,9 @@ pub(crate) fn explain(error: &ConnectError) -> String {
                 format!("TLS failed ({text}); check --tlsca, --tlscert and --tlskey")
             }
             None if text.contains("expected INFO") => {
-                "what listens there is no NATS server; check --server".into()
+                "what listens there is no NATS server, or one that expects TLS before it says anything; \
+                 check --server, and give --tlsfirst for the latter"
+                    .into()
             }
             None => format!(
                 "{text}; start a server with `cargo xtask up` or `docker compose up -d`, or name another with --server"

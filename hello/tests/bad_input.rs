@@ -213,7 +213,8 @@ fn a_server_that_expects_tls_before_it_says_anything() -> Result<()> {
     let ca = certificates.authority();
     let ca = ca.to_str().context("not UTF-8")?;
     let server = Server::options().tls(&first).start()?;
-    fails_in_one_line(&mut hello(&server.url(), &["--tlsca", ca]), &["no answer", "--tlsfirst"])?;
+    // Both wait 2 s for the other one: either gives up first.
+    fails_in_one_line(&mut hello(&server.url(), &["--tlsca", ca]), &["--tlsfirst"])?;
     let mut command = hello(&server.url(), &["--tlsca", ca, "--tlsfirst"]);
     assert_eq!(Program::spawn(&mut command)?.wait()?.stdout, ["Hello World!"]);
     // The other way round.

@@ -149,7 +149,7 @@ impl Lesson {
         let mut differences = String::new();
         let play = |scene: &Scene| {
             let mut server = Server::start()?;
-            scene.play(Host::Own(&mut server), beside_this_test, |_, _| {})
+            scene.play(Host::Own(&mut server), program, |_, _| {})
         };
         let played: Vec<_> = thread::scope(|scope| {
             let playing: Vec<_> =
@@ -195,11 +195,13 @@ impl Lesson {
 /// build has made.
 #[must_use]
 pub fn example(name: &str) -> PathBuf {
-    beside_this_test("examples").join(name)
+    program("examples").join(name)
 }
 
-/// The path of a built program, as seen from a test, which cargo puts into a folder beside it.
-fn beside_this_test(program: &str) -> PathBuf {
+/// Returns the path of a program of the workspace, as seen from a test, which cargo puts into a folder
+/// beside it: `target/debug/name`, as a rule.
+#[must_use]
+pub fn program(program: &str) -> PathBuf {
     let own = std::env::current_exe().unwrap_or_default();
     let folder = own.parent().and_then(Path::parent).unwrap_or(Path::new("."));
     folder.join(program)

@@ -5,6 +5,7 @@
 //! - [`Link`]: a network between a client and a server that can be slow or cut;
 //! - [`Lesson`]: the terminal sessions of a README, played against a server;
 //! - [`Certificates`]: a certificate authority, and certificates that it signed, for TLS;
+//! - [`write_secret`]: a file that only this user may read;
 //! - [`example`]: the path of an example of the package under test;
 //! - [`nats_server`]: the path of the server's binary, which is fetched if need be.
 //!
@@ -36,8 +37,8 @@ mod scene;
 mod server;
 
 pub use action::{Action, Run};
-pub use certificates::Certificates;
-pub use lesson::{Lesson, example};
+pub use certificates::{Certificates, write_secret};
+pub use lesson::{Lesson, example, program};
 pub use link::Link;
 pub use port::Port;
 pub use program::{Ended, Program, Signal};

@@ -45,6 +45,10 @@ enum Task {
         /// Deletes what an earlier server has stored in that folder: streams, buckets, sessions
         #[arg(long)]
         fresh: bool,
+        /// Makes users and certificates, and lets each program do only what it needs. The earlier
+        /// stages of the lesson: one account in which all may do everything, or with lists
+        #[arg(long, value_name = "STAGE", num_args = 0..=1, require_equals = true, default_missing_value = "accounts")]
+        secure: Option<up::SecureStage>,
     },
     /// Measures the number behind each key insight, in a release build
     Bench {
@@ -90,7 +94,8 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Demo { experiments, server, step } => {
             demo::run(&experiments, server.as_deref(), step)?;
         }
-        Task::Up { data, fresh } => up::run(data, fresh)?,
+        Task::Up { data, fresh, secure: None } => up::run(data, fresh)?,
+        Task::Up { data, fresh, secure: Some(stage) } => up::run_secure(data, fresh, stage)?,
         Task::Bench { args } => workspace::bench(&args)?,
         Task::Bless { experiments } => workspace::bless(&experiments)?,
         Task::New { experiment, destination, name } => {

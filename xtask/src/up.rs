@@ -9,6 +9,8 @@ use std::process::Command;
 use anstream::println;
 use anyhow::{Context, Result, bail, ensure};
 
+use secured::{Ports, Secured, Stage};
+
 use crate::workspace::root;
 
 /// As in `nats-server.conf`.
@@ -34,6 +36,51 @@ pub fn run(data: Option<PathBuf>, fresh: bool) -> Result<()> {
     println!("    cargo run -p hello\n");
     let mut server = Command::new(server);
     server.arg("--config").arg(root().join("nats-server.conf")).arg("--store_dir").arg(data);
+    bail!("cannot run nats-server: {}", server.exec())
+}
+
+/// How far the lesson `secure` has come.
+#[derive(Clone, Copy, clap::ValueEnum)]
+pub enum SecureStage {
+    Open,
+    Lists,
+    Accounts,
+}
+
+/// The ports of a server with TLS: those that clients expect.
+const SECURE: Ports = Ports { nats: 4222, mqtt: 8883, monitoring: 8222 };
+
+/// Becomes a server with users, certificates and permissions, which are made if there are none.
+pub fn run_secure(data: Option<PathBuf>, fresh: bool, stage: SecureStage) -> Result<()> {
+    let server = testkit::nats_server()?;
+    let data = data.unwrap_or_else(|| root().join("target/secure"));
+    let ports = [(SECURE.nats, "NATS"), (SECURE.mqtt, "MQTT"), (SECURE.monitoring, "monitoring")];
+    let kept = prepare(&data, fresh, &ports)?;
+    let stage = match stage {
+        SecureStage::Open => Stage::Open,
+        SecureStage::Lists => Stage::Lists,
+        SecureStage::Accounts => Stage::Accounts,
+    };
+    let configuration = data.join(stage.file());
+    if !configuration.exists() {
+        Secured::create(&data)?.configure(SECURE)?;
+    }
+    println!("NATS           tls://localhost:{}", SECURE.nats);
+    println!("MQTT           mqtts://localhost:{}", SECURE.mqtt);
+    println!("monitoring     https://localhost:{}", SECURE.monitoring);
+    println!("data           {}, {kept}", data.display());
+    println!("configuration  {}, yours to edit", configuration.display());
+    println!(
+        "Now, in another terminal, the line of the program that you run (Ctrl-C ends the server):"
+    );
+    for (account, user) in secured::access::users() {
+        let variables = secured::environment(&data, user, SECURE)?;
+        let words: Vec<_> =
+            variables.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        println!("\n# {} in {}\nexport {}", user.name, account.name, words.join(" "));
+    }
+    let mut server = Command::new(server);
+    server.arg("--config").arg(configuration).arg("--store_dir").arg(data);
     bail!("cannot run nats-server: {}", server.exec())
 }
 

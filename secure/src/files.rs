@@ -1,0 +1,142 @@
+//! The files of a playground that is not open: certificates, keys, configurations.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use nkeys::KeyPair;
+use testkit::{Certificates, write_secret};
+
+use crate::access::{Protocol, User, inbox_prefix, users};
+use crate::configuration::{Entry, Stage, accounts};
+
+/// How nats-server knows users and accounts.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Form {
+    /// They are in its configuration.
+    Configuration,
+    /// An operator vouches for accounts, and an account for its users, in JWTs.
+    Jwt,
+}
+
+/// The ports of a server on this machine.
+#[derive(Clone, Copy, Debug)]
+pub struct Ports {
+    /// For NATS clients.
+    pub nats: u16,
+    /// For MQTT clients.
+    pub mqtt: u16,
+    /// For monitoring, by HTTPS.
+    pub monitoring: u16,
+}
+
+/// The folder with all files. Only this user may read those with secrets.
+#[derive(Debug)]
+pub struct Secured {
+    folder: PathBuf,
+    certificates: Certificates,
+    logins: BTreeMap<&'static str, String>,
+}
+
+impl Secured {
+    /// Makes the certificates, and a key or password for each user.
+    ///
+    /// # Errors
+    ///
+    /// If the files cannot be written.
+    pub fn create(folder: &Path) -> Result<Self> {
+        fs::create_dir_all(folder)?;
+        let certificates = Certificates::in_folder(folder)?;
+        let mut logins = BTreeMap::new();
+        for (_, user) in users() {
+            let (secret, login) = match user.protocol {
+                Protocol::Nats => {
+                    let key = KeyPair::new_user();
+                    (key.seed()?, format!("nkey: {}", key.public_key()))
+                }
+                Protocol::Mqtt => {
+                    let password = KeyPair::new_user().seed()?.split_off(32);
+                    let login = format!(
+                        "user: \"{}\", password: \"{password}\", allowed_connection_types: [\"MQTT\"]",
+                        user.name
+                    );
+                    (password, login)
+                }
+            };
+            write_secret(&folder.join(secret_file(user)), &secret)?;
+            logins.insert(user.name, login);
+        }
+        Ok(Self { folder: folder.to_owned(), certificates, logins })
+    }
+
+    /// Writes nats-server's configuration for each stage of the lesson, and returns the paths.
+    ///
+    /// # Errors
+    ///
+    /// If the files cannot be written.
+    pub fn configure(&self, ports: Ports) -> Result<()> {
+        let Ports { nats, mqtt, monitoring } = ports;
+        let tls = self.certificates.server_config(false);
+        let server = format!(
+            "server_name: playground\nlisten: \"127.0.0.1:{nats}\"\nhttps: \"127.0.0.1:{monitoring}\"\n\
+             {tls}jetstream: enabled\nmqtt {{\n  listen: \"127.0.0.1:{mqtt}\"\n  {tls}}}\n"
+        );
+        write_secret(&self.folder.join("server.conf"), &server)?;
+        for stage in [Stage::Open, Stage::Lists, Stage::Accounts] {
+            let accounts = self.accounts(stage, None);
+            let text = format!("include \"server.conf\"\n\n{accounts}");
+            write_secret(&self.folder.join(stage.file()), &text)?;
+        }
+        Ok(())
+    }
+
+    /// The `accounts` block of a configuration.
+    #[must_use]
+    pub fn accounts(&self, stage: Stage, without: Option<Entry>) -> String {
+        let login = |user: &User| self.logins.get(user.name).cloned().unwrap_or_default();
+        accounts(stage, login, without)
+    }
+
+    /// The certificates.
+    #[must_use]
+    pub fn certificates(&self) -> &Certificates {
+        &self.certificates
+    }
+}
+
+/// The environment variables with which a user's program connects to the server on these ports.
+///
+/// # Errors
+///
+/// If its password cannot be read.
+pub fn environment(
+    folder: &Path,
+    user: &User,
+    ports: Ports,
+) -> Result<Vec<(&'static str, String)>> {
+    let ca = folder.join("ca.pem").display().to_string();
+    let secret = folder.join(secret_file(user));
+    Ok(match user.protocol {
+        Protocol::Nats => vec![
+            ("NATS_URL", format!("tls://localhost:{}", ports.nats)),
+            ("NATS_CA", ca),
+            ("NATS_NKEY", secret.display().to_string()),
+            ("NATS_INBOX_PREFIX", inbox_prefix(user.name)),
+        ],
+        Protocol::Mqtt => vec![
+            ("MQTT_URL", format!("mqtts://localhost:{}", ports.mqtt)),
+            ("MQTT_CA", ca),
+            ("MQTT_USER", user.name.into()),
+            ("MQTT_PASSWORD", fs::read_to_string(&secret).context("no password")?),
+        ],
+    })
+}
+
+fn secret_file(user: &User) -> String {
+    let extension = match user.protocol {
+        Protocol::Nats => "nk",
+        Protocol::Mqtt => "password",
+    };
+    format!("{}.{extension}", user.name)
+}

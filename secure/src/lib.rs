@@ -1,0 +1,9 @@
+//! Who may do what in a playground that is not open: the accounts, the users and their lists, and
+//! the files in which nats-server and the programs find them.
+
+pub mod access;
+pub mod configuration;
+mod files;
+
+pub use configuration::Stage;
+pub use files::{Form, Ports, Secured, environment};

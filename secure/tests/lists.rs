@@ -1,0 +1,88 @@
+//! The lists are enough, and none of their entries is more than that.
+
+use std::collections::BTreeSet;
+use std::sync::Mutex;
+use std::thread;
+
+use anyhow::{Result, ensure};
+use secured::Stage;
+use secured::access::{User, users};
+
+use crate::lessons::play;
+use crate::support::Playground;
+
+/// Servers at a time.
+const AT_A_TIME: usize = 6;
+/// The other form of the subjects on which messages are acknowledged.
+const ACKS_V2: &str = "feature_flags { js_ack_fc_v2: true }";
+
+/// Calls `check` for all items, a few at a time, and returns all errors.
+fn for_each<T: Send>(items: Vec<T>, check: impl Fn(T) -> Result<()> + Sync) -> Result<()> {
+    let (items, errors) = (Mutex::new(items), Mutex::new(Vec::new()));
+    thread::scope(|scope| {
+        for _ in 0..AT_A_TIME {
+            scope.spawn(|| {
+                while let Some(item) = items.lock().ok().and_then(|mut items| items.pop()) {
+                    if let Err(error) = check(item)
+                        && let Ok(mut errors) = errors.lock()
+                    {
+                        errors.push(format!("{error:#}"));
+                    }
+                }
+            });
+        }
+    });
+    let errors = errors.into_inner().unwrap_or_default();
+    ensure!(errors.is_empty(), "{}", errors.join("\n"));
+    Ok(())
+}
+
+/// One user of each lesson.
+fn lessons() -> Vec<&'static str> {
+    vec![
+        "hello",
+        "log-worker",
+        "math-server",
+        "math-service",
+        "order-consumer",
+        "config-app",
+        "recorder",
+        "job-worker",
+    ]
+}
+
+#[test]
+fn with_its_lists_each_program_plays_its_lesson() -> Result<()> {
+    let runs =
+        [(Stage::Open, ""), (Stage::Lists, ""), (Stage::Accounts, ""), (Stage::Accounts, ACKS_V2)];
+    let runs = runs.into_iter().flat_map(|run| lessons().into_iter().map(move |user| (run, user)));
+    for_each(runs.collect(), |((stage, more), user)| {
+        let mut playground = Playground::with(stage, None, more)?;
+        play(&mut playground, user).map_err(|error| {
+            let log = playground.server.log();
+            let denied = log.iter().filter(|line| line.contains("Violation"));
+            let denied: BTreeSet<_> = denied.filter_map(|line| line.split(" - ").last()).collect();
+            error.context(format!("{user} {stage:?} {more}: {denied:#?}"))
+        })
+    })
+}
+
+#[test]
+fn without_any_entry_of_a_list_something_fails() -> Result<()> {
+    let entries =
+        |user: &'static User| user.publish.iter().chain(user.subscribe).map(|it| (user.name, *it));
+    let entries: Vec<_> = users().flat_map(|(_, user)| entries(user)).collect();
+    for_each(entries, |(user, entry)| {
+        // Which form of an acknowledgement is used is up to the server.
+        let more = if entry.contains(".*.*.") && entry.starts_with("$JS.") { ACKS_V2 } else { "" };
+        let mut playground = Playground::with(Stage::Accounts, Some((user, entry)), more)?;
+        ensure!(play(&mut playground, user).is_err(), "{user} does not need {entry}");
+        // And it failed for that reason.
+        let fixed = entry.split(['*', '>', ' ']).next().unwrap_or_default();
+        let subject = format!("Subject \"{fixed}");
+        let log = playground.server.log();
+        let is_denied = |line: &String| line.contains("Violation") && line.contains(&subject);
+        ensure!(log.iter().any(is_denied), "{user} without {entry}: not denied");
+        Ok(())
+    })
+}

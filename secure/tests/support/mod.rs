@@ -1,0 +1,111 @@
+//! A server with users, lists and TLS, and the programs that connect to it.
+
+use std::path::Path;
+use std::process::Command;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, ensure};
+use async_nats::{Client, ConnectOptions};
+use secured::access::{ACCOUNTS, User, users};
+use secured::configuration::Entry;
+use secured::{Ports, Secured, Stage, environment};
+use tempfile::TempDir;
+use testkit::{Ended, Program, Server};
+
+/// Longer than a program needs that lacks nothing, on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The files, which all tests of a run share.
+fn files() -> Result<&'static Secured> {
+    static FILES: OnceLock<Result<Secured, String>> = OnceLock::new();
+    let create = || Secured::create(folder()).map_err(|error| format!("{error:#}"));
+    FILES.get_or_init(create).as_ref().map_err(|error| anyhow!(error.clone()))
+}
+
+/// The folder of these files.
+fn folder() -> &'static Path {
+    Path::new(concat!(env!("CARGO_TARGET_TMPDIR"), "/secure"))
+}
+
+/// A server with its users.
+pub struct Playground {
+    pub server: Server,
+    folder: TempDir,
+}
+
+impl Playground {
+    /// Without an entry of a list, and with more configuration.
+    pub fn with(stage: Stage, without: Option<Entry>, more: &str) -> Result<Self> {
+        let secured = files()?;
+        let mut accounts = secured.accounts(stage, without);
+        for account in ACCOUNTS {
+            // In each account one more user, who may do everything in it.
+            let bystander = format!("users: [\n{{ user: {}, password: secret }}\n", account.name);
+            let name = if stage == Stage::Accounts { account.name } else { "PLAYGROUND" };
+            let begin = format!("  {name} {{");
+            let (before, after) = accounts.split_once(&begin).context("no such account")?;
+            let after = after.replacen("users: [", &bystander, 1);
+            accounts = format!("{before}{begin}{after}");
+        }
+        let tls = secured.certificates().server_config(false);
+        let options = Server::options().tls(&tls).mqtt_tls(&tls).config(&accounts).config(more);
+        Ok(Self { server: options.start()?.quiet(), folder: tempfile::tempdir()? })
+    }
+
+    fn ports(&self) -> Ports {
+        Ports { nats: self.server.port(), mqtt: self.server.mqtt_port(), monitoring: 0 }
+    }
+
+    /// A program, as the user of its name.
+    pub fn command(&self, name: &str, args: &str) -> Result<Command> {
+        let name = if name == "sensor" { "sensor-1" } else { name };
+        let (_, user) = users().find(|(_, user)| user.name == name).context("no such user")?;
+        self.command_as(user, program(user), args)
+    }
+
+    /// Any program, as any user.
+    pub fn command_as(&self, user: &User, program: &str, args: &str) -> Result<Command> {
+        let path = testkit::program(program);
+        ensure!(path.exists(), "{program} is not built: cargo build --workspace");
+        let mut command = testkit::isolated(path);
+        command.args(args.split_whitespace()).current_dir(self.folder.path());
+        command.envs(environment(folder(), user, self.ports())?);
+        Ok(command)
+    }
+
+    /// A program that runs on.
+    pub fn start_program(&self, name: &str, args: &str, ready: &str) -> Result<Program> {
+        let program = Program::spawn(&mut self.command(name, args)?)?.quiet();
+        let mut program = program.timeout(PATIENCE);
+        program.expect(ready)?;
+        Ok(program)
+    }
+
+    /// Runs a program to its end, which must be a good one.
+    pub fn run(&self, name: &str, args: &str) -> Result<Ended> {
+        let program = Program::spawn(&mut self.command(name, args)?)?.quiet();
+        let ended = program.timeout(PATIENCE).wait()?;
+        ensure!(ended.success(), "{name} {args}: {ended:?}");
+        Ok(ended)
+    }
+
+    /// A client that may do everything in an account.
+    pub async fn bystander(&self, account: &str) -> Result<Client> {
+        let options = ConnectOptions::with_user_and_password(account.into(), "secret".into());
+        let options = options.add_root_certificates(files()?.certificates().authority());
+        Ok(options.connect(format!("tls://localhost:{}", self.server.port())).await?)
+    }
+}
+
+/// The program of a user.
+pub fn program(user: &User) -> &'static str {
+    if user.name == "sensor-1" { "sensor" } else { user.name }
+}
+
+/// Stops a program, which must end well.
+pub fn stop(mut program: Program) -> Result<Ended> {
+    let ended = program.stop()?;
+    ensure!(ended.success(), "{ended:?}");
+    Ok(ended)
+}
