@@ -4,12 +4,14 @@ use std::collections::BTreeSet;
 use std::sync::Mutex;
 use std::thread;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
+use futures::future::try_join_all;
 use secured::Stage;
-use secured::access::{User, users};
+use secured::access::{Protocol, User, users};
+use tokio::time::timeout;
 
 use crate::lessons::play;
-use crate::support::Playground;
+use crate::support::{PATIENCE, Playground};
 
 /// Servers at a time.
 const AT_A_TIME: usize = 6;
@@ -85,4 +87,53 @@ fn without_any_entry_of_a_list_something_fails() -> Result<()> {
         ensure!(log.iter().any(is_denied), "{user} without {entry}: not denied");
         Ok(())
     })
+}
+
+/// A subject that an entry allows.
+fn concrete(entry: &str) -> String {
+    let subject = entry.split(' ').next().unwrap_or_default();
+    subject.replace(['*', '>'], "x")
+}
+
+/// All that the other users may, one user tries.
+async fn tries(playground: &Playground, user: &'static User) -> Result<()> {
+    let (client, mut denied) = playground.client(user).await?;
+    for (what, entries) in [
+        ("Publish", (|user: &User| user.publish) as fn(&User) -> &'static [&'static str]),
+        ("Subscription", |user: &User| user.subscribe),
+    ] {
+        let others = users().flat_map(|(_, other)| entries(other));
+        for entry in others.filter(|entry| !entries(user).contains(entry)) {
+            let subject = concrete(entry);
+            if what == "Publish" {
+                client.publish(subject.clone(), "".into()).await?;
+            } else {
+                client.subscribe(subject.clone()).await?;
+            }
+            let denial = timeout(PATIENCE, denied.recv()).await;
+            let denial = denial.with_context(|| format!("{} may {what} {subject}", user.name))?;
+            let expected = format!("Permissions Violation for {what} to \"{subject}\"");
+            let denial = denial.unwrap_or_default();
+            ensure!(denial.contains(&expected), "{}: {expected}: {denial}", user.name);
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_on_the_lists_of_others_is_denied() -> Result<()> {
+    let playground = Playground::start(Stage::Accounts)?;
+    let with_nkeys = users().filter(|(_, user)| user.protocol == Protocol::Nats);
+    try_join_all(with_nkeys.map(|(_, user)| tries(&playground, user))).await?;
+    Ok(())
+}
+
+/// A device is no NATS client.
+#[test]
+fn a_device_may_not_connect_as_a_program_does() -> Result<()> {
+    let playground = Playground::start(Stage::Accounts)?;
+    let ended = playground.as_device("hello")?;
+    let line = ended.stderr.join("\n");
+    ensure!(ended.code() == Some(1) && line.contains("refuses these credentials"), "{line}");
+    Ok(())
 }

@@ -6,12 +6,13 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
-use async_nats::{Client, ConnectOptions};
+use async_nats::{Client, ConnectOptions, Event};
 use secured::access::{ACCOUNTS, User, users};
 use secured::configuration::Entry;
 use secured::{Ports, Secured, Stage, environment};
 use tempfile::TempDir;
 use testkit::{Ended, Program, Server};
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 /// Longer than a program needs that lacks nothing, on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(20);
@@ -112,6 +113,29 @@ impl Playground {
         let ended = program.timeout(PATIENCE).wait()?;
         ensure!(ended.success(), "{name} {args}: {ended:?}");
         Ok(ended)
+    }
+
+    /// A client with the rights of a user, and what nats-server denies it.
+    pub async fn client(&self, user: &User) -> Result<(Client, UnboundedReceiver<String>)> {
+        let seed = std::fs::read_to_string(folder().join(format!("{}.nk", user.name)))?;
+        let (denied, denials) = unbounded_channel();
+        let options = ConnectOptions::with_nkey(seed)
+            .add_root_certificates(files()?.certificates().authority())
+            .event_callback(move |event| {
+                if let Event::ServerError(error) = event {
+                    let _ = denied.send(error.to_string());
+                }
+                std::future::ready(())
+            });
+        Ok((options.connect(format!("tls://localhost:{}", self.server.port())).await?, denials))
+    }
+
+    /// Runs a NATS program with the login of the device.
+    pub fn as_device(&self, program: &str) -> Result<Ended> {
+        let mut command = self.command(program, "")?;
+        let password = std::fs::read_to_string(folder().join("sensor-1.password"))?;
+        command.env_remove("NATS_NKEY").env("NATS_USER", "sensor-1").env("NATS_PASSWORD", password);
+        Program::spawn(&mut command)?.wait()
     }
 
     /// A client that may do everything in an account.
