@@ -64,25 +64,19 @@ impl Secured {
                     (password, login)
                 }
             };
-            write_secret(&folder.join(secret_file(user)), &secret)?;
+            write_secret(&folder.join(secret_file(user, Form::Configuration)), &secret)?;
             logins.insert(user.name, login);
         }
         Ok(Self { folder: folder.to_owned(), certificates, logins })
     }
 
-    /// Writes nats-server's configuration for each stage of the lesson, and returns the paths.
+    /// Writes nats-server's configuration for each stage of the lesson.
     ///
     /// # Errors
     ///
     /// If the files cannot be written.
     pub fn configure(&self, ports: Ports) -> Result<()> {
-        let Ports { nats, mqtt, monitoring } = ports;
-        let tls = self.certificates.server_config(false);
-        let server = format!(
-            "server_name: playground\nlisten: \"127.0.0.1:{nats}\"\nhttps: \"127.0.0.1:{monitoring}\"\n\
-             {tls}jetstream: enabled\nmqtt {{\n  listen: \"127.0.0.1:{mqtt}\"\n  {tls}}}\n"
-        );
-        write_secret(&self.folder.join("server.conf"), &server)?;
+        write_server(&self.folder, &self.certificates, ports)?;
         for stage in [Stage::Open, Stage::Lists, Stage::Accounts] {
             let accounts = self.accounts(stage, None);
             let text = format!("include \"server.conf\"\n\n{accounts}");
@@ -105,6 +99,18 @@ impl Secured {
     }
 }
 
+/// Writes the part of a configuration that is about the server: ports, TLS, JetStream.
+pub(crate) fn write_server(folder: &Path, certificates: &Certificates, ports: Ports) -> Result<()> {
+    let Ports { nats, mqtt, monitoring } = ports;
+    let tls = certificates.server_config(false);
+    let server = format!(
+        "# Included by the other configuration in this folder.\nserver_name: playground\n\
+         listen: \"127.0.0.1:{nats}\"\nhttps: \"127.0.0.1:{monitoring}\"\n\
+         {tls}jetstream: enabled\nmqtt {{\n  listen: \"127.0.0.1:{mqtt}\"\n  {tls}}}\n"
+    );
+    write_secret(&folder.join("server.conf"), &server)
+}
+
 /// The environment variables with which a user's program connects to the server on these ports.
 ///
 /// # Errors
@@ -113,15 +119,17 @@ impl Secured {
 pub fn environment(
     folder: &Path,
     user: &User,
+    form: Form,
     ports: Ports,
 ) -> Result<Vec<(&'static str, String)>> {
     let ca = folder.join("ca.pem").display().to_string();
-    let secret = folder.join(secret_file(user));
+    let secret = folder.join(secret_file(user, form));
+    let name = if form == Form::Jwt { "NATS_CREDS" } else { "NATS_NKEY" };
     Ok(match user.protocol {
         Protocol::Nats => vec![
             ("NATS_URL", format!("tls://localhost:{}", ports.nats)),
             ("NATS_CA", ca),
-            ("NATS_NKEY", secret.display().to_string()),
+            (name, secret.display().to_string()),
             ("NATS_INBOX_PREFIX", inbox_prefix(user.name)),
         ],
         Protocol::Mqtt => vec![
@@ -133,10 +141,11 @@ pub fn environment(
     })
 }
 
-fn secret_file(user: &User) -> String {
-    let extension = match user.protocol {
-        Protocol::Nats => "nk",
-        Protocol::Mqtt => "password",
+pub(crate) fn secret_file(user: &User, form: Form) -> String {
+    let extension = match (user.protocol, form) {
+        (Protocol::Nats, Form::Configuration) => "nk",
+        (Protocol::Nats, Form::Jwt) => "creds",
+        (Protocol::Mqtt, _) => "password",
     };
     format!("{}.{extension}", user.name)
 }

@@ -3,7 +3,10 @@
 
 pub mod access;
 pub mod configuration;
+pub mod credentials;
 mod files;
+mod jwt;
 
 pub use configuration::Stage;
+pub use credentials::Credentials;
 pub use files::{Form, Ports, Secured, environment};

@@ -19,7 +19,7 @@ const AT_A_TIME: usize = 6;
 const ACKS_V2: &str = "feature_flags { js_ack_fc_v2: true }";
 
 /// Calls `check` for all items, a few at a time, and returns all errors.
-fn for_each<T: Send>(items: Vec<T>, check: impl Fn(T) -> Result<()> + Sync) -> Result<()> {
+pub fn for_each<T: Send>(items: Vec<T>, check: impl Fn(T) -> Result<()> + Sync) -> Result<()> {
     let (items, errors) = (Mutex::new(items), Mutex::new(Vec::new()));
     thread::scope(|scope| {
         for _ in 0..AT_A_TIME {
@@ -40,7 +40,7 @@ fn for_each<T: Send>(items: Vec<T>, check: impl Fn(T) -> Result<()> + Sync) -> R
 }
 
 /// One user of each lesson.
-fn lessons() -> Vec<&'static str> {
+pub fn lessons() -> Vec<&'static str> {
     vec![
         "hello",
         "log-worker",

@@ -1,6 +1,7 @@
 //! Who may do what, proven with the programs themselves.
 
 mod attacks;
+mod credentials;
 mod lessons;
 mod lists;
 mod support;

@@ -9,7 +9,7 @@ use std::process::Command;
 use anstream::println;
 use anyhow::{Context, Result, bail, ensure};
 
-use secured::{Ports, Secured, Stage};
+use secured::{Form, Ports, Secured, Stage};
 
 use crate::workspace::root;
 
@@ -74,7 +74,7 @@ pub fn run_secure(data: Option<PathBuf>, fresh: bool, stage: SecureStage) -> Res
         "Now, in another terminal, the line of the program that you run (Ctrl-C ends the server):"
     );
     for (account, user) in secured::access::users() {
-        let variables = secured::environment(&data, user, SECURE)?;
+        let variables = secured::environment(&data, user, Form::Configuration, SECURE)?;
         let words: Vec<_> =
             variables.iter().map(|(name, value)| format!("{name}={value}")).collect();
         println!("\n# {} in {}\nexport {}", user.name, account.name, words.join(" "));

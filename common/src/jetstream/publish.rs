@@ -135,7 +135,8 @@ pub async fn print_stored<T>(
                 }
             }
             Some(Err(error)) => break Err(error),
-            None => break Ok(()),
+            // What nats-server has denied or refused also stops the program.
+            None => break nats.permitted(),
         }
     };
 

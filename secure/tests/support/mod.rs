@@ -9,7 +9,7 @@ use anyhow::{Context, Result, anyhow, ensure};
 use async_nats::{Client, ConnectOptions, Event};
 use secured::access::{ACCOUNTS, User, users};
 use secured::configuration::Entry;
-use secured::{Ports, Secured, Stage, environment};
+use secured::{Credentials, Form, Ports, Secured, Stage, environment};
 use tempfile::TempDir;
 use testkit::{Ended, Program, Server};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
@@ -33,6 +33,8 @@ fn folder() -> &'static Path {
 pub struct Playground {
     pub server: Server,
     folder: TempDir,
+    /// Its own, as tests change it; none if the users are in the configuration.
+    pub credentials: Option<Credentials>,
 }
 
 impl Playground {
@@ -71,7 +73,18 @@ impl Playground {
         }
         let tls = secured.certificates().server_config(false);
         let options = Server::options().tls(&tls).mqtt_tls(&tls).config(&accounts).config(more);
-        Ok(Self { server: options.start()?.quiet(), folder: tempfile::tempdir()? })
+        let folder = tempfile::tempdir()?;
+        Ok(Self { server: options.start()?.quiet(), folder, credentials: None })
+    }
+
+    /// With the decentralized form.
+    pub fn with_credentials() -> Result<Self> {
+        let folder = tempfile::tempdir()?;
+        let credentials = Credentials::create(folder.path())?;
+        let tls = credentials.certificates().server_config(false);
+        let options = Server::options().tls(&tls).mqtt_tls(&tls).config(&credentials.operator()?);
+        let server = options.start()?.quiet();
+        Ok(Self { server, folder, credentials: Some(credentials) })
     }
 
     fn ports(&self) -> Ports {
@@ -95,7 +108,11 @@ impl Playground {
         ensure!(path.exists(), "{} is not built: cargo build --workspace", path.display());
         let mut command = testkit::isolated(path);
         command.args(args.split_whitespace()).current_dir(self.folder.path());
-        command.envs(environment(folder(), user, self.ports())?);
+        let (folder, form) = match self.credentials {
+            Some(_) => (self.folder.path(), Form::Jwt),
+            None => (folder(), Form::Configuration),
+        };
+        command.envs(environment(folder, user, form, self.ports())?);
         Ok(command)
     }
 
@@ -140,8 +157,15 @@ impl Playground {
 
     /// A client that may do everything in an account.
     pub async fn bystander(&self, account: &str) -> Result<Client> {
-        let options = ConnectOptions::with_user_and_password(account.into(), "secret".into());
-        let options = options.add_root_certificates(files()?.certificates().authority());
+        let (options, certificates) = if let Some(credentials) = &self.credentials {
+            let admin = credentials.admin(account)?;
+            (ConnectOptions::with_credentials(&admin)?, credentials.certificates())
+        } else {
+            let (user, password) = (account.into(), "secret".into());
+            let options = ConnectOptions::with_user_and_password(user, password);
+            (options, files()?.certificates())
+        };
+        let options = options.add_root_certificates(certificates.authority());
         Ok(options.connect(format!("tls://localhost:{}", self.server.port())).await?)
     }
 }

@@ -1,0 +1,138 @@
+//! The files of the decentralized form: `.creds` files, and a configuration with an operator.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use nkeys::KeyPair;
+use testkit::{Certificates, write_secret};
+
+use crate::access::{ACCOUNTS, Protocol, User, users};
+use crate::files::{Form, Ports, secret_file, write_server};
+use crate::jwt;
+
+/// The name of the configuration file.
+pub const FILE: &str = "creds.conf";
+
+/// The keys of an operator, of its accounts and their users, and the folder with all files. Only
+/// this user may read those with secrets.
+pub struct Credentials {
+    folder: PathBuf,
+    certificates: Certificates,
+    operator: KeyPair,
+    system_account: KeyPair,
+    keys: BTreeMap<&'static str, KeyPair>,
+}
+
+impl Credentials {
+    /// Makes the certificates, the keys, and a file for each user. The seeds of operator and accounts
+    /// are in the folder, too: who has them can add users.
+    ///
+    /// # Errors
+    ///
+    /// If the files cannot be written.
+    pub fn create(folder: &Path) -> Result<Self> {
+        fs::create_dir_all(folder)?;
+        let certificates = Certificates::in_folder(folder)?;
+        let (operator, system_account) = (KeyPair::new_operator(), KeyPair::new_account());
+        let accounts = ACCOUNTS.iter().map(|account| (account.name, KeyPair::new_account()));
+        let users_keys = users().map(|(_, user)| (user.name, KeyPair::new_user()));
+        let keys = accounts.chain(users_keys).collect();
+        let folder = folder.to_owned();
+        let made = Self { folder, certificates, operator, system_account, keys };
+        write_secret(&made.folder.join("OPERATOR.nk"), &made.operator.seed()?)?;
+        for account in ACCOUNTS {
+            let seed = made.key(account.name)?.seed()?;
+            write_secret(&made.folder.join(format!("{}.nk", account.name)), &seed)?;
+        }
+        for (_, user) in users() {
+            made.vouch(user.name, None)?;
+        }
+        Ok(made)
+    }
+
+    fn key(&self, name: &str) -> Result<&KeyPair> {
+        self.keys.get(name).with_context(|| format!("no key of {name}"))
+    }
+
+    /// Writes the file of a user, which is valid until a time in seconds since 1970-01-01 UTC, or
+    /// for ever.
+    ///
+    /// # Errors
+    ///
+    /// If there is no such user, or its file cannot be written.
+    pub fn vouch(&self, name: &str, until: Option<u64>) -> Result<()> {
+        let (account, user) = users().find(|(_, it)| it.name == name).context("no such user")?;
+        let key = self.key(name)?;
+        let jwt = jwt::user(self.key(account.name)?, user, key, until)?;
+        let text = match user.protocol {
+            Protocol::Nats => credentials(&jwt, &key.seed()?),
+            Protocol::Mqtt => jwt,
+        };
+        write_secret(&self.folder.join(secret_file(user, Form::Jwt)), &text)
+    }
+
+    /// The text of a credentials file of a user who may do everything in an account.
+    ///
+    /// # Errors
+    ///
+    /// If there is no such account.
+    pub fn admin(&self, account: &str) -> Result<String> {
+        let (protocol, all) = (Protocol::Nats, &[">"]);
+        let admin = User { name: "admin", protocol, publish: all, subscribe: all };
+        let key = KeyPair::new_user();
+        let jwt = jwt::user(self.key(account)?, &admin, &key, None)?;
+        Ok(credentials(&jwt, &key.seed()?))
+    }
+
+    /// Writes nats-server's configuration.
+    ///
+    /// # Errors
+    ///
+    /// If the files cannot be written.
+    pub fn configure(&self, ports: Ports) -> Result<()> {
+        write_server(&self.folder, &self.certificates, ports)?;
+        let text = format!("include \"server.conf\"\n\n{}", self.operator()?);
+        write_secret(&self.folder.join(FILE), &text)
+    }
+
+    /// The part of a configuration that is about accounts: the operator's word for each.
+    ///
+    /// # Errors
+    ///
+    /// If a key cannot sign.
+    pub fn operator(&self) -> Result<String> {
+        let (operator, system) = (&self.operator, &self.system_account);
+        let public_key =
+            |name: &str| self.keys.get(name).map(KeyPair::public_key).unwrap_or_default();
+        let mut lines = vec![format!(
+            "  # SYS\n  {}: {}\n",
+            system.public_key(),
+            jwt::system_account(operator, system)?
+        )];
+        for account in ACCOUNTS {
+            let jwt = jwt::account(operator, account, public_key)?;
+            lines.push(format!("  # {}\n  {}: {jwt}\n", account.name, public_key(account.name)));
+        }
+        Ok(format!(
+            "operator: {}\nsystem_account: {}\nresolver: MEMORY\nresolver_preload {{\n{}}}\n",
+            jwt::operator(operator, system)?,
+            system.public_key(),
+            lines.concat()
+        ))
+    }
+
+    /// The certificates.
+    #[must_use]
+    pub fn certificates(&self) -> &Certificates {
+        &self.certificates
+    }
+}
+
+fn credentials(jwt: &str, seed: &str) -> String {
+    format!(
+        "-----BEGIN NATS USER JWT-----\n{jwt}\n------END NATS USER JWT------\n\n\
+         -----BEGIN USER NKEY SEED-----\n{seed}\n------END USER NKEY SEED------\n"
+    )
+}
