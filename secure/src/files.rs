@@ -141,7 +141,9 @@ pub fn environment(
     })
 }
 
-pub(crate) fn secret_file(user: &User, form: Form) -> String {
+/// The name of the file with a user's seed, credentials or password.
+#[must_use]
+pub fn secret_file(user: &User, form: Form) -> String {
     let extension = match (user.protocol, form) {
         (Protocol::Nats, Form::Configuration) => "nk",
         (Protocol::Nats, Form::Jwt) => "creds",

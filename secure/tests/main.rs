@@ -2,6 +2,7 @@
 
 mod attacks;
 mod credentials;
+mod files;
 mod lessons;
 mod lists;
 mod support;

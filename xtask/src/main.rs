@@ -49,6 +49,9 @@ enum Task {
         /// stages of the lesson: one account in which all may do everything, or with lists
         #[arg(long, value_name = "STAGE", num_args = 0..=1, require_equals = true, default_missing_value = "accounts")]
         secure: Option<up::SecureStage>,
+        /// With --secure: an operator vouches for the accounts, and they for their users, in JWTs
+        #[arg(long, requires = "secure")]
+        creds: bool,
     },
     /// Measures the number behind each key insight, in a release build
     Bench {
@@ -94,8 +97,10 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Demo { experiments, server, step } => {
             demo::run(&experiments, server.as_deref(), step)?;
         }
-        Task::Up { data, fresh, secure: None } => up::run(data, fresh)?,
-        Task::Up { data, fresh, secure: Some(stage) } => up::run_secure(data, fresh, stage)?,
+        Task::Up { data, fresh, secure: None, .. } => up::run(data, fresh)?,
+        Task::Up { data, fresh, secure: Some(stage), creds } => {
+            up::run_secure(data, fresh, stage, creds)?;
+        }
         Task::Bench { args } => workspace::bench(&args)?,
         Task::Bless { experiments } => workspace::bless(&experiments)?,
         Task::New { experiment, destination, name } => {

@@ -9,7 +9,7 @@ use std::process::Command;
 use anstream::println;
 use anyhow::{Context, Result, bail, ensure};
 
-use secured::{Form, Ports, Secured, Stage};
+use secured::{Credentials, Form, Ports, Secured, Stage, credentials};
 
 use crate::workspace::root;
 
@@ -51,19 +51,31 @@ pub enum SecureStage {
 const SECURE: Ports = Ports { nats: 4222, mqtt: 8883, monitoring: 8222 };
 
 /// Becomes a server with users, certificates and permissions, which are made if there are none.
-pub fn run_secure(data: Option<PathBuf>, fresh: bool, stage: SecureStage) -> Result<()> {
+pub fn run_secure(
+    data: Option<PathBuf>,
+    fresh: bool,
+    stage: SecureStage,
+    creds: bool,
+) -> Result<()> {
     let server = testkit::nats_server()?;
-    let data = data.unwrap_or_else(|| root().join("target/secure"));
+    let (folder, form) =
+        if creds { ("target/creds", Form::Jwt) } else { ("target/secure", Form::Configuration) };
+    let data = data.unwrap_or_else(|| root().join(folder));
+    let configuration = data.join(match (creds, stage) {
+        (true, SecureStage::Accounts) => credentials::FILE,
+        (true, _) => bail!("--creds has an account for each experiment: leave out the stage"),
+        (false, SecureStage::Open) => Stage::Open.file(),
+        (false, SecureStage::Lists) => Stage::Lists.file(),
+        (false, SecureStage::Accounts) => Stage::Accounts.file(),
+    });
     let ports = [(SECURE.nats, "NATS"), (SECURE.mqtt, "MQTT"), (SECURE.monitoring, "monitoring")];
     let kept = prepare(&data, fresh, &ports)?;
-    let stage = match stage {
-        SecureStage::Open => Stage::Open,
-        SecureStage::Lists => Stage::Lists,
-        SecureStage::Accounts => Stage::Accounts,
-    };
-    let configuration = data.join(stage.file());
     if !configuration.exists() {
-        Secured::create(&data)?.configure(SECURE)?;
+        if creds {
+            Credentials::create(&data)?.configure(SECURE)?;
+        } else {
+            Secured::create(&data)?.configure(SECURE)?;
+        }
     }
     println!("NATS           tls://localhost:{}", SECURE.nats);
     println!("MQTT           mqtts://localhost:{}", SECURE.mqtt);
@@ -74,9 +86,14 @@ pub fn run_secure(data: Option<PathBuf>, fresh: bool, stage: SecureStage) -> Res
         "Now, in another terminal, the line of the program that you run (Ctrl-C ends the server):"
     );
     for (account, user) in secured::access::users() {
-        let variables = secured::environment(&data, user, Form::Configuration, SECURE)?;
-        let words: Vec<_> =
-            variables.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        let secret = data.join(secured::secret_file(user, form));
+        let variables = secured::environment(&data, user, form, SECURE)?;
+        let words = variables.iter().map(|(name, value)| match *name {
+            // No secret on the screen.
+            "MQTT_PASSWORD" => format!("{name}=$(cat {})", secret.display()),
+            _ => format!("{name}={value}"),
+        });
+        let words: Vec<_> = words.collect();
         println!("\n# {} in {}\nexport {}", user.name, account.name, words.join(" "));
     }
     let mut server = Command::new(server);
