@@ -17,6 +17,16 @@ pub enum Stage {
 }
 
 impl Stage {
+    /// The stage of the command `cargo xtask up --secure=STAGE`, by default the last one.
+    #[must_use]
+    pub fn of(command: &str) -> Self {
+        match command.split("--secure=").nth(1) {
+            Some(stage) if stage.starts_with("open") => Self::Open,
+            Some(stage) if stage.starts_with("lists") => Self::Lists,
+            _ => Self::Accounts,
+        }
+    }
+
     /// The name of its configuration file.
     #[must_use]
     pub fn file(self) -> &'static str {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use nkeys::KeyPair;
-use testkit::{Certificates, write_secret};
+use testkit::{Certificates, Server, write_secret};
 
 use crate::access::{Protocol, User, inbox_prefix, users};
 use crate::configuration::{Entry, Stage, accounts};
@@ -97,6 +97,28 @@ impl Secured {
     pub fn certificates(&self) -> &Certificates {
         &self.certificates
     }
+}
+
+/// Starts a private server at a stage of the lesson. Its folder has the files where the README says,
+/// in `target/secure`.
+///
+/// # Errors
+///
+/// If the files cannot be written, or the server does not start.
+pub fn start(stage: Stage) -> Result<Server> {
+    let made = tempfile::tempdir()?;
+    let secured = Secured::create(made.path())?;
+    let tls = secured.certificates.server_config(false);
+    let options = Server::options().tls(&tls).mqtt_tls(&tls);
+    let server = options.config(&secured.accounts(stage, None)).start()?;
+    // nats-server has read them.
+    let folder = server.folder().join("target/secure");
+    fs::create_dir_all(&folder)?;
+    for entry in fs::read_dir(made.path())? {
+        let path = entry?.path();
+        fs::copy(&path, folder.join(path.file_name().unwrap_or_default()))?;
+    }
+    Ok(server)
 }
 
 /// Writes the part of a configuration that is about the server: ports, TLS, JetStream.

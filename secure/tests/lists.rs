@@ -137,3 +137,21 @@ fn a_device_may_not_connect_as_a_program_does() -> Result<()> {
     ensure!(ended.code() == Some(1) && line.contains("refuses these credentials"), "{line}");
     Ok(())
 }
+
+/// The rows of the README's table.
+#[test]
+fn the_table_of_the_readme_is_the_configuration() {
+    let code = |subjects: &[&str]| {
+        let subjects: Vec<_> = subjects.iter().map(|subject| format!("`{subject}`")).collect();
+        if subjects.is_empty() { "nothing".to_owned() } else { subjects.join(", ") }
+    };
+    let rows = users().map(|(account, user)| {
+        let [publish, subscribe] = [user.publish, user.subscribe].map(code);
+        format!("| `{}` | `{}` | {publish} | {subscribe} |\n", user.name, account.name)
+    });
+    let rows: String = rows.collect();
+    let readme = include_str!("../README.md");
+    assert!(readme.contains(&rows), "the rows are:\n{rows}");
+    let count: usize = users().map(|(_, it)| it.publish.len() + it.subscribe.len()).sum();
+    assert!(readme.contains(&format!(" {count} entries")), "{count} entries");
+}

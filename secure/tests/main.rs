@@ -5,4 +5,5 @@ mod credentials;
 mod files;
 mod lessons;
 mod lists;
+mod readme;
 mod support;

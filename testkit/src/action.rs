@@ -14,6 +14,8 @@ pub enum Action {
         /// Whether it starts with an empty store (`--fresh`).
         fresh: bool,
     },
+    /// Sets environment variables for the commands below it in its terminal (`export`).
+    Export(Vec<(String, String)>),
     /// Sends these bytes to the scene's server (`printf '…' | nc …`).
     Send(Vec<u8>),
 }
@@ -41,12 +43,8 @@ impl Action {
     pub fn parse(command: &str) -> Result<Self> {
         let words = shell_words::split(command)?;
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
-        let variables = words
-            .iter()
-            .take_while(|word| is_assignment(word))
-            .filter_map(|word| word.split_once('='))
-            .map(|(name, value)| (name.to_owned(), value.to_owned()));
-        let env: Vec<_> = variables.collect();
+        let variables = words.iter().take_while(|word| is_assignment(word));
+        let env: Vec<_> = variables.filter_map(assignment).collect();
         match &words[env.len()..] {
             ["pkill", "-KILL", "-x", name] => {
                 // Linux keeps no more of a process's name.
@@ -56,8 +54,15 @@ impl Action {
                 );
                 Ok(Self::Kill((*name).to_owned()))
             }
-            ["cargo", "xtask", "up"] => Ok(Self::Up { fresh: false }),
-            ["cargo", "xtask", "up", "--fresh"] => Ok(Self::Up { fresh: true }),
+            // How it is secured is up to the one who plays the scene.
+            ["cargo", "xtask", "up", flags @ ..]
+                if flags.iter().all(|flag| *flag == "--fresh" || flag.starts_with("--secure")) =>
+            {
+                Ok(Self::Up { fresh: flags.contains(&"--fresh") })
+            }
+            ["export", words @ ..] if words.iter().all(|word| is_assignment(word)) => {
+                Ok(Self::Export(words.iter().filter_map(assignment).collect()))
+            }
             ["printf", text, "|", "nc", "-w", "1", "localhost", "4222", ">", "/dev/null"] => {
                 Ok(Self::Send(unescaped(text)?))
             }
@@ -65,7 +70,7 @@ impl Action {
                 Run::parse(rest, env).map(Self::Run).with_context(|| format!("`{command}`"))
             }
             _ => bail!(
-                "`{command}`: expected cargo run, cargo xtask up, pkill -KILL -x NAME, or \
+                "`{command}`: expected cargo run, cargo xtask up, export, pkill -KILL -x NAME, or \
                  printf '…' | nc -w 1 localhost 4222 > /dev/null"
             ),
         }
@@ -115,6 +120,10 @@ fn is_assignment(word: &str) -> bool {
     })
 }
 
+fn assignment(word: &&str) -> Option<(String, String)> {
+    word.split_once('=').map(|(name, value)| (name.to_owned(), value.to_owned()))
+}
+
 /// What `printf` makes of `\r` and `\n`.
 fn unescaped(text: &str) -> Result<Vec<u8>> {
     let plain = text.replace(r"\r", "\r").replace(r"\n", "\n");
@@ -155,6 +164,14 @@ mod tests {
             ),
             ("pkill -KILL -x math-server", Action::Kill("math-server".into())),
             ("cargo xtask up", Action::Up { fresh: false }),
+            ("cargo xtask up --secure=lists --fresh", Action::Up { fresh: true }),
+            (
+                "export NATS_URL=tls://localhost:4222 A=b",
+                Action::Export(vec![
+                    ("NATS_URL".into(), "tls://localhost:4222".into()),
+                    ("A".into(), "b".into()),
+                ]),
+            ),
             (
                 r"printf 'PUB logs.process 4\r\noops\r\n' | nc -w 1 localhost 4222 > /dev/null",
                 Action::Send(b"PUB logs.process 4\r\noops\r\n".into()),
@@ -165,6 +182,8 @@ mod tests {
         for wrong in [
             "cargo run",
             "cargo run --bin x",
+            "export A",
+            "cargo xtask up --creds",
             "rm -rf /",
             "",
             "A=b",

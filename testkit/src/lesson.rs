@@ -32,6 +32,8 @@ use crate::server::Server;
 /// | `pkill -KILL -x nats-server` | kills the server of this scene |
 /// | `cargo xtask up` | starts that server again, with its store, if it is not running; the lines below are not compared |
 /// | `cargo xtask up --fresh` | the same with an empty store |
+/// | `cargo xtask up --secure` | the same; the server is what [`check_on`](Lesson::check_on) was given |
+/// | `export NAME=value` | sets an environment variable for the commands below it, with this server's ports |
 /// | `printf 'PUB hello 2\r\nhi\r\n' \| nc -w 1 localhost 4222 > /dev/null` | sends these bytes to the server |
 ///
 /// # How a program ends
@@ -144,11 +146,20 @@ impl Lesson {
     ///
     /// If a program prints something else, does not end, or ends badly.
     pub fn check(&self) -> Result<()> {
+        self.check_on(|_| Server::start())
+    }
+
+    /// As [`check`](Self::check), against the server that `start` returns for each scene.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`check`](Self::check), and those of `start`.
+    pub fn check_on(&self, start: impl Fn(&Scene) -> Result<Server> + Sync) -> Result<()> {
         let bless = std::env::var_os("BLESS").is_some_and(|bless| bless == "1");
         let mut text = self.text.clone();
         let mut differences = String::new();
         let play = |scene: &Scene| {
-            let mut server = Server::start()?;
+            let mut server = start(scene)?;
             scene.play(Host::Own(&mut server), program, |_, _| {})
         };
         let played: Vec<_> = thread::scope(|scope| {

@@ -1,5 +1,6 @@
 //! Plays the terminals of one heading of a README.
 
+use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
 use std::os::unix::process::ExitStatusExt;
@@ -121,6 +122,14 @@ impl Host<'_> {
         }
     }
 
+    /// The value with the ports of this server in place of the usual ones.
+    fn here(&self, value: &str) -> String {
+        let Self::Own(server) = self else { return value.to_owned() };
+        let nats = format!("//localhost:{}", server.port());
+        let mqtt = format!("//localhost:{}", server.mqtt_port());
+        value.replace("//localhost:4222", &nats).replace("//localhost:8883", &mqtt)
+    }
+
     fn own(&mut self) -> Result<&mut Server> {
         match self {
             Self::Own(server) => Ok(server),
@@ -144,7 +153,7 @@ impl Scene {
         path: impl Fn(&str) -> PathBuf,
         on_line: impl Fn(usize, &str) + Clone + Send + 'static,
     ) -> Result<Vec<Vec<Printed>>> {
-        let mut stage = Stage { host, running: Vec::new() };
+        let mut stage = Stage { host, running: Vec::new(), exported: HashMap::new() };
         let mut printed: Vec<Vec<Printed>> = Vec::new();
         for (terminal, Terminal { steps, .. }) in self.terminals.iter().enumerate() {
             printed.push(Vec::new());
@@ -179,6 +188,8 @@ impl Scene {
 struct Stage<'a> {
     host: Host<'a>,
     running: Vec<Running>,
+    /// The environment of each terminal.
+    exported: HashMap<usize, Vec<(String, String)>>,
 }
 
 /// A program that runs on after its step.
@@ -217,6 +228,12 @@ impl Stage<'_> {
                 // What `up` prints depends on the machine.
                 return Ok(step.as_expected());
             }
+            Action::Export(variables) => {
+                let exported = self.exported.entry(at.0).or_default();
+                exported.extend(
+                    variables.into_iter().map(|(name, value)| (name, self.host.here(&value))),
+                );
+            }
             Action::Run(run) => return self.run(step, at, &run, path, on_line),
         }
         Ok(Printed::default())
@@ -231,6 +248,9 @@ impl Stage<'_> {
         on_line: impl Fn(&str) + Send + 'static,
     ) -> Result<Printed> {
         let mut command = self.host.command(path(&run.program));
+        command.envs(
+            self.exported.get(&at.0).into_iter().flatten().map(|(name, value)| (name, value)),
+        );
         command.args(&run.args).envs(run.env.iter().map(|(name, value)| (name, value)));
         if run.with_stderr {
             command = with_one_pipe(&command);
