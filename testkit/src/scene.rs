@@ -139,6 +139,13 @@ impl Host<'_> {
 }
 
 impl Scene {
+    /// The first command of its first terminal.
+    #[must_use]
+    pub fn first_command(&self) -> &str {
+        let first = self.terminals.first().and_then(|terminal| terminal.steps.first());
+        first.map_or("", |step| &step.command)
+    }
+
     /// Plays the scene, and returns what each step of each terminal printed. `path` returns the
     /// path of a program whose name is that of [`Run::program`]. `on_line` is called with every
     /// line of every terminal as it comes, commands included, and with the number of the terminal

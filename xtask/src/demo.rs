@@ -8,7 +8,8 @@ use std::time::Instant;
 use anstream::{eprintln, println};
 use anstyle::{AnsiColor, Style};
 use anyhow::{Context, Result, ensure};
-use testkit::{Action, Host, Lesson, Scene, Server};
+use secured::Stage;
+use testkit::{Action, Host, Lesson, Scene, Server, Step};
 
 use crate::workspace::{build, chosen, root};
 
@@ -59,9 +60,11 @@ fn play(name: &str, programs: &HashMap<String, PathBuf>, server: Option<&str>) -
     println!("\n{BOLD}{}{BOLD:#}", rule(&lesson.title));
     println!("{}\n", wrap(&lesson.question));
     for scene in lesson.scenes.iter().filter(|scene| scene.section == "Run it") {
-        let mut own = match server {
-            Some(_) => None,
-            None => Some(Server::start()?.quiet()),
+        let mut own = match (name, server) {
+            // Its scenes say how their server is secured.
+            ("secure", _) => Some(secured::start(Stage::of(scene.first_command()))?.quiet()),
+            (_, Some(_)) => None,
+            (_, None) => Some(Server::start()?.quiet()),
         };
         let host = own.as_mut().map_or(Host::Running(server), Host::Own);
         let labels = labels(scene);
@@ -86,18 +89,17 @@ fn play(name: &str, programs: &HashMap<String, PathBuf>, server: Option<&str>) -
     Ok(())
 }
 
-/// The label of each terminal: its program, numbered if several terminals run the same one.
+/// The label of each terminal: its first program, numbered if several terminals run the same one.
 fn labels(scene: &Scene) -> Vec<String> {
     let names: Vec<String> = scene
         .terminals
         .iter()
         .map(|terminal| {
-            let step = terminal.steps.first();
-            step.and_then(|step| match Action::parse(&step.command) {
+            let program = |step: &Step| match Action::parse(&step.command) {
                 Ok(Action::Run(run)) => Some(run.name().to_owned()),
                 _ => None,
-            })
-            .unwrap_or_else(|| "shell".into())
+            };
+            terminal.steps.iter().find_map(program).unwrap_or_else(|| "shell".into())
         })
         .collect();
     let label = |(at, name): (usize, &String)| {

@@ -41,13 +41,24 @@ pub fn cargo() -> Command {
     cargo
 }
 
-/// Builds the programs of `packages`, and returns the path of each by its name; the name of an
-/// example begins with `examples/`.
-pub fn build(packages: &[String]) -> Result<HashMap<String, PathBuf>> {
+/// Whether an experiment has programs of its own. The others are lessons on the programs of all.
+fn has_services(experiment: &str) -> bool {
+    let source = root().join(experiment).join("src");
+    source.join("bin").exists() || source.join("main.rs").exists()
+}
+
+/// Builds the programs that the lessons of these experiments run, and returns the path of each by its
+/// name; the name of an example begins with `examples/`.
+pub fn build(experiments: &[String]) -> Result<HashMap<String, PathBuf>> {
     let mut build = cargo();
     build.args(["build", "--bins", "--examples", "--message-format=json-render-diagnostics"]);
+    let packages = if experiments.iter().all(|experiment| has_services(experiment)) {
+        experiments.to_vec()
+    } else {
+        self::experiments()?
+    };
     for package in packages {
-        build.args(["--package", package]);
+        build.args(["--package", &package]);
     }
     executables(&mut build)?.context("the build failed")
 }
@@ -110,6 +121,16 @@ fn anchor_of(heading: &str) -> String {
     let text = heading.trim_start_matches('#').trim().to_lowercase();
     let kept = text.chars().filter(|c| c.is_alphanumeric() || " -_".contains(*c));
     kept.map(|c| if c == ' ' { '-' } else { c }).collect()
+}
+
+/// Checks that an experiment has services, so that it can become one.
+pub fn ensure_services(experiment: &str) -> Result<()> {
+    let mut all = experiments()?;
+    all.retain(|name| has_services(name));
+    if !all.iter().any(|name| name == experiment) {
+        bail!("there is no experiment {experiment:?}; there are: {}", all.join(", "));
+    }
+    Ok(())
 }
 
 /// The named experiments, or all if none is named, in the README's order.
