@@ -161,8 +161,10 @@ fn an_idle_worker_works_again_soon_after_the_servers_return() -> Result<()> {
     queue.server.restart()?;
     queue.submit("email --id after")?;
     queue.submit("invoice --id after-2")?;
-    worker.expect("after done")?;
-    worker.expect("after-2 done")?;
+    // Each from a consumer of its own.
+    let is_again =
+        worker.wait_for(|lines| ["after", "after-2"].iter().all(|id| done(lines).contains(id)));
+    ensure!(is_again, "{:?}", worker.stdout());
     worker.signal(Signal::TERM)?;
     assert!(worker.wait()?.success());
     Ok(())

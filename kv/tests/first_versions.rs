@@ -169,9 +169,11 @@ async fn a_first_admin_overwrites_a_change_that_it_has_not_seen() -> Result<()> 
     let bucket = new_bucket(&jetstream::new(client.clone())).await?;
     // The admin reads "off", and writes a second later.
     let mut reads = client.subscribe("$JS.API.DIRECT.GET.>").await?;
+    let mut replies = client.subscribe("_INBOX.>").await?;
     client.flush().await?;
     let mut admin = Program::spawn(&mut server.command(testkit::example("first-config-admin")))?;
-    reads.next().await.context("the subscription ended")?;
+    let read = reads.next().await.context("the subscription ended")?.reply.context("no reply")?;
+    while replies.next().await.context("the subscription ended")?.subject != read {}
     bucket.put("site_maintenance", "true".into()).await?;
     admin.expect(&line(2, true))?;
     Ok(())

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
 use async_nats::{Client, ConnectOptions, Event};
@@ -114,6 +114,20 @@ impl Playground {
         };
         command.envs(environment(folder, user, form, self.ports())?);
         Ok(command)
+    }
+
+    /// Whether nats-server has denied a subject that begins so. Its log takes a moment.
+    pub fn has_denied(&self, subject: &str) -> bool {
+        let subject = format!("Subject \"{subject}");
+        let is_denied = |line: &String| line.contains("Violation") && line.contains(&subject);
+        let end = Instant::now() + PATIENCE;
+        while !self.server.log().iter().any(is_denied) {
+            if Instant::now() > end {
+                return false;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        true
     }
 
     /// A program that runs on.
