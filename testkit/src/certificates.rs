@@ -90,12 +90,13 @@ impl Certificates {
     }
 
     /// Returns the `tls` block of a server's configuration. With `verify`, the server demands a
-    /// certificate of every client.
+    /// certificate of every client. It has 20 s for a handshake: on a busy machine, the 2 s that are
+    /// its default can be too short.
     #[must_use]
     pub fn server_config(&self, verify: bool) -> String {
         let quoted = |name: &str| format!("\"{}\"", self.path(name).display());
         format!(
-            "tls {{ cert_file: {}, key_file: {}, ca_file: {}, verify: {verify} }}\n",
+            "tls {{ cert_file: {}, key_file: {}, ca_file: {}, verify: {verify}, timeout: 20 }}\n",
             quoted("server.pem"),
             quoted("server.key"),
             quoted("ca.pem"),
