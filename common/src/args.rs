@@ -3,8 +3,9 @@
 use std::fs;
 
 use anyhow::{Context, Result, anyhow, ensure};
-use async_nats::{ConnectOptions, ServerAddr};
+use async_nats::{Auth, AuthError, ConnectOptions, ServerAddr};
 use clap::builder::FalseyValueParser;
+use nkeys::KeyPair;
 use percent_encoding::percent_decode_str;
 
 const DEFAULT_SERVER: &str = "nats://localhost:4222";
@@ -96,7 +97,10 @@ impl NatsArgs {
 
     /// The credentials and certificates as options of the client library.
     pub(crate) fn options(&self, login: Option<Login>) -> Result<ConnectOptions> {
-        let mut options = ConnectOptions::new();
+        let mut options = match given(self.creds.as_ref()) {
+            Some(path) => credentials(path)?,
+            None => ConnectOptions::new(),
+        };
         let user = || Some(Login { user: given(self.user.as_ref())?, password: None });
         if let Some(Login { user, password }) = login.or_else(user) {
             options = match password.or(given(self.password.as_ref())) {
@@ -106,13 +110,6 @@ impl NatsArgs {
         }
         if let Some(token) = given(self.token.as_ref()) {
             options = options.token(token);
-        }
-        if let Some(path) = given(self.creds.as_ref()) {
-            let creds = read("--creds", &path)?;
-            // The library's error can hold a part of the file.
-            options = options
-                .credentials(&creds)
-                .map_err(|_| anyhow!("--creds {path}: not a NATS credentials file"))?;
         }
         if let Some(path) = given(self.nkey.as_ref()) {
             let seed = read("--nkey", &path)?;
@@ -146,6 +143,31 @@ impl NatsArgs {
         }
         Ok(options)
     }
+}
+
+/// Reads the credentials file for each connection: a file that has expired can be replaced while the
+/// program runs.
+fn credentials(path: String) -> Result<ConnectOptions> {
+    read("--creds", &path)?;
+    let malformed = format!("--creds {path}: not a NATS credentials file");
+    // The library's error can hold a part of the file.
+    let user = move || parse_credentials(&fs::read_to_string(&path).ok()?);
+    user().context(malformed.clone())?;
+    Ok(ConnectOptions::with_auth_callback(move |nonce| {
+        let auth = user().context(malformed.clone()).and_then(|(jwt, key)| {
+            let mut auth = Auth::new();
+            (auth.jwt, auth.signature) = (Some(jwt), Some(key.sign(&nonce)?));
+            Ok(auth)
+        });
+        std::future::ready(auth.map_err(AuthError::new))
+    }))
+}
+
+/// The JWT and the key of a credentials file: each is the line after one that begins with `-----BEGIN`.
+fn parse_credentials(text: &str) -> Option<(String, KeyPair)> {
+    let mut blocks = text.split("-----BEGIN").skip(1).map(|block| block.lines().nth(1));
+    let (jwt, seed) = (blocks.next()??, blocks.next()??);
+    Some((jwt.trim().to_owned(), KeyPair::from_seed(seed.trim()).ok()?))
 }
 
 /// Treats an environment variable that is set and empty as not set.

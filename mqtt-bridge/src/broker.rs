@@ -81,9 +81,12 @@ impl MqttArgs {
         }
         let port = url.port().unwrap_or(usual_port);
         let mut options = MqttOptions::new(client_id, host, port);
+        let [authority, certificate, key] =
+            [&self.tlsca, &self.tlscert, &self.tlskey].map(given);
+        if !is_tls && (authority.is_some() || certificate.is_some()) {
+            bail!("--tlsca and --tlscert are for mqtts://: without it, nothing is encrypted");
+        }
         if is_tls {
-            let [authority, certificate, key] =
-                [&self.tlsca, &self.tlscert, &self.tlskey].map(given);
             let client = certificate.as_deref().zip(key.as_deref());
             options.set_transport(tls::transport(authority.as_deref(), client)?);
         }

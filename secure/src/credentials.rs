@@ -27,7 +27,7 @@ pub struct Credentials {
 
 impl Credentials {
     /// Makes the certificates, the keys, and a file for each user. The seeds of operator and accounts
-    /// are in the folder, too: who has them can add users.
+    /// are in the folder, too: with them users can be added.
     ///
     /// # Errors
     ///
@@ -92,9 +92,9 @@ impl Credentials {
     ///
     /// If the files cannot be written.
     pub fn configure(&self, ports: Ports) -> Result<()> {
-        write_server(&self.folder, &self.certificates, ports)?;
         let text = format!("include \"server.conf\"\n\n{}", self.operator()?);
-        write_secret(&self.folder.join(FILE), &text)
+        write_secret(&self.folder.join(FILE), &text)?;
+        write_server(&self.folder, &self.certificates, ports)
     }
 
     /// The part of a configuration that is about accounts: the operator's word for each.

@@ -11,6 +11,10 @@ use testkit::{Certificates, Server, write_secret};
 use crate::access::{Protocol, User, inbox_prefix, users};
 use crate::configuration::{Entry, Stage, accounts};
 
+/// The part of the configuration that is about the server. It is written last: if it is there, so is
+/// everything else.
+pub const SERVER: &str = "server.conf";
+
 /// How nats-server knows users and accounts.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Form {
@@ -76,13 +80,12 @@ impl Secured {
     ///
     /// If the files cannot be written.
     pub fn configure(&self, ports: Ports) -> Result<()> {
-        write_server(&self.folder, &self.certificates, ports)?;
         for stage in [Stage::Open, Stage::Lists, Stage::Accounts] {
             let accounts = self.accounts(stage, None);
             let text = format!("include \"server.conf\"\n\n{accounts}");
             write_secret(&self.folder.join(stage.file()), &text)?;
         }
-        Ok(())
+        write_server(&self.folder, &self.certificates, ports)
     }
 
     /// The `accounts` block of a configuration.
@@ -130,7 +133,7 @@ pub(crate) fn write_server(folder: &Path, certificates: &Certificates, ports: Po
          listen: \"127.0.0.1:{nats}\"\nhttps: \"127.0.0.1:{monitoring}\"\n\
          {tls}jetstream: enabled\nmqtt {{\n  listen: \"127.0.0.1:{mqtt}\"\n  {tls}}}\n"
     );
-    write_secret(&folder.join("server.conf"), &server)
+    write_secret(&folder.join(SERVER), &server)
 }
 
 /// The environment variables with which a user's program connects to the server on these ports.

@@ -9,4 +9,4 @@ mod jwt;
 
 pub use configuration::Stage;
 pub use credentials::Credentials;
-pub use files::{Form, Ports, Secured, environment, secret_file, start};
+pub use files::{Form, Ports, SERVER, Secured, environment, secret_file, start};

@@ -60,7 +60,7 @@ pub fn run_secure(
     let server = testkit::nats_server()?;
     let (folder, form) =
         if creds { ("target/creds", Form::Jwt) } else { ("target/secure", Form::Configuration) };
-    let data = data.unwrap_or_else(|| root().join(folder));
+    let data = std::path::absolute(data.unwrap_or_else(|| root().join(folder)))?;
     let configuration = data.join(match (creds, stage) {
         (true, SecureStage::Accounts) => credentials::FILE,
         (true, _) => bail!("--creds has an account for each experiment: leave out the stage"),
@@ -70,13 +70,19 @@ pub fn run_secure(
     });
     let ports = [(SECURE.nats, "NATS"), (SECURE.mqtt, "MQTT"), (SECURE.monitoring, "monitoring")];
     let kept = prepare(&data, fresh, &ports)?;
-    if !configuration.exists() {
+    // Written last: what is yours to edit is never written again.
+    if !data.join(secured::SERVER).exists() {
         if creds {
             Credentials::create(&data)?.configure(SECURE)?;
         } else {
             Secured::create(&data)?.configure(SECURE)?;
         }
     }
+    ensure!(
+        configuration.exists(),
+        "{} is not there: name another folder with --data, or delete this one to begin anew",
+        configuration.display()
+    );
     println!("NATS           tls://localhost:{}", SECURE.nats);
     println!("MQTT           mqtts://localhost:{}", SECURE.mqtt);
     println!("monitoring     https://localhost:{}", SECURE.monitoring);
@@ -90,7 +96,8 @@ pub fn run_secure(
         let variables = secured::environment(&data, user, form, SECURE)?;
         let words = variables.iter().map(|(name, value)| match *name {
             // No secret on the screen.
-            "MQTT_PASSWORD" => format!("{name}=$(cat {})", secret.display()),
+            "MQTT_PASSWORD" => format!("{name}=\"$(cat '{}')\"", secret.display()),
+            _ if value.contains(' ') => format!("{name}='{value}'"),
             _ => format!("{name}={value}"),
         });
         let words: Vec<_> = words.collect();
