@@ -26,7 +26,11 @@ pub fn subject(kind: &str, job_id: &str) -> String {
     format!("jobs.dead.{kind}.{job_id}")
 }
 
-/// Publishes a job as a dead letter, and returns when it is stored.
+/// Room for the headers of a dead letter, without the reason.
+const HEADERS: usize = 1024;
+
+/// Publishes a job as a dead letter, and returns when it is stored. A message may be `max_payload` bytes
+/// long, headers included: a payload for which that is too little is cut.
 ///
 /// # Errors
 ///
@@ -36,15 +40,20 @@ pub async fn publish(
     delivery: &Delivery,
     death: &Death,
     worker: &str,
+    max_payload: usize,
 ) -> Result<()> {
     let Delivery { job_id, kind, published, payload, .. } = delivery;
+    let room = max_payload.saturating_sub(HEADERS + death.reason.len());
+    let (kept, length) = (payload.slice(..payload.len().min(room)), payload.len());
+    let note = format!(" (payload cut, it had {length} bytes)");
+    let note = if kept.len() < length { note.as_str() } else { "" };
     let message = PublishMessage::build()
-        .payload(payload.clone())
+        .payload(kept)
         // If the job's message is delivered once more, its dead letter is not stored once more,
         // although it may have been retried or dropped meanwhile.
         .message_id(format!("{job_id}.{published}"))
         .header(JOB_ID, job_id.as_str())
-        .header(REASON, death.reason.as_str())
+        .header(REASON, format!("{}{note}", death.reason))
         .header(ATTEMPTS, death.attempts.to_string())
         .header(FIRST_AT, death.first_at.as_str())
         .header(LAST_AT, death.last_at.as_str())

@@ -7,7 +7,7 @@ use async_nats::jetstream::{AckKind, Message};
 use common::CancellationToken;
 use tokio::time::{sleep, timeout};
 
-use crate::job::{Delivery, Task};
+use crate::job::{Delivery, Order, Task};
 use crate::ledger::{Death, End, Ledger, Ready, Start};
 use crate::{Publisher, Report, Slots};
 
@@ -68,9 +68,10 @@ impl Handler {
     /// Tries a job, unless it is done, dead or told to wait.
     async fn attempt(&self, delivery: &Delivery, task: &Task) -> Result<Option<AckKind>> {
         let Some(mut slot) = self.slots.one(task.kind).await else { return Ok(Some(HAND_BACK)) };
+        let strict = self.strict && task.kind.order() == Order::PerKey;
         let mut ready = Ready::default();
         let attempt = loop {
-            match self.ledger.begin(delivery, self.strict, ready).await? {
+            match self.ledger.begin(delivery, strict, ready).await? {
                 Start::Run(attempt) => break attempt,
                 Start::Nothing => return Ok(Some(AckKind::Ack)),
                 Start::Dead(death) => return self.bury(delivery, &death).await,

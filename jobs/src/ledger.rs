@@ -215,7 +215,7 @@ impl Ledger {
         self.database.change(hand_back).await
     }
 
-    /// Notes that a dead job was retried or dropped: its successors no longer wait for it.
+    /// Notes that a dead job, or one that waits for it, was dropped: its successors no longer wait.
     ///
     /// # Errors
     ///
@@ -224,7 +224,8 @@ impl Ledger {
         let job_id = job_id.to_owned();
         let released = move |database: &Connection| {
             let mut update = database.prepare_cached(
-                "UPDATE attempts SET state = 'released' WHERE job_id = ? AND state = 'dead'",
+                "UPDATE attempts SET state = 'released'
+                 WHERE job_id = ? AND state IN ('dead', 'held')",
             )?;
             update.execute([&job_id])?;
             Ok(())
@@ -322,7 +323,7 @@ impl Begin<'_> {
 
     /// Marks the job dead: its last attempt has not ended.
     fn died(&self, death: Death) -> rusqlite::Result<Start> {
-        let reason = format!("attempt {} did not end, its worker died", death.attempts);
+        let reason = format!("attempt {} did not end: its worker died or lost nats-server", death.attempts);
         let mut update = self.database.prepare_cached(
             "UPDATE attempts SET state = 'dead', published = ?, error = ? WHERE job_id = ?",
         )?;
@@ -333,8 +334,7 @@ impl Begin<'_> {
     /// The first job that holds this one up: an earlier one with its key that is dead, or waits
     /// itself.
     ///
-    /// A job that was released is either retried or dropped. This one waits once more: a retried job
-    /// is delivered before it, and no longer released then. One that still is was dropped.
+    /// A job that was dropped is released, and forgotten when the next one comes again.
     fn earlier(&self, since: i64) -> rusqlite::Result<Option<String>> {
         let Delivery { kind, key, .. } = self.delivery;
         let mut earlier = self.database.prepare_cached(

@@ -1,16 +1,18 @@
 //! What a worker publishes before it answers nats-server.
 
+use std::pin::pin;
 use std::time::Duration;
 
 use anyhow::Result;
 use async_nats::jetstream::Context;
 use common::jetstream::{Failure, retry};
 use common::{Connection, Stopped};
+use futures::TryStreamExt;
 use tokio::time::sleep;
 
 use crate::job::Delivery;
 use crate::ledger::{Death, Ledger};
-use crate::{dead, schedule};
+use crate::{dead, overview, queue, schedule};
 
 /// Pause before a worker tries again to store what nats-server has refused.
 const PAUSE: Duration = Duration::from_secs(5);
@@ -34,7 +36,10 @@ impl Publisher {
     ///
     /// What nats-server has denied.
     pub async fn bury(&self, delivery: &Delivery, death: &Death) -> Result<bool> {
-        let publish = async || dead::publish(&self.jetstream, delivery, death, &self.worker).await;
+        let max_payload = self.nats.server_info().max_payload;
+        let publish = async || {
+            dead::publish(&self.jetstream, delivery, death, &self.worker, max_payload).await
+        };
         self.store(&delivery.job_id, publish).await
     }
 
@@ -64,7 +69,9 @@ impl Publisher {
     ) -> Result<bool> {
         let Delivery { job_id, payload, kind, .. } = delivery;
         let publish = async || {
-            if !dead::exists(&self.jetstream, kind, earlier).await? {
+            let is_there = dead::exists(&self.jetstream, kind, earlier).await?
+                || self.is_in_queue(delivery, earlier).await?;
+            if !is_there {
                 ledger.released(earlier).await?;
             }
             let subject = schedule::subject(job_id);
@@ -73,6 +80,23 @@ impl Publisher {
             Ok(())
         };
         self.store(job_id, publish).await
+    }
+
+    /// Whether a job of the same kind and key is in the queue, perhaps not due yet.
+    async fn is_in_queue(&self, delivery: &Delivery, job_id: &str) -> Result<bool> {
+        let jobs = self.jetstream.get_stream_no_info(queue::STREAM).await?;
+        let key = delivery.key.as_deref().unwrap_or_default();
+        let subject = format!("jobs.new.{}.*.{key}", delivery.kind);
+        // First those that are not due: when a job is due, it is in the other place at once.
+        for subject in [schedule::subject(job_id), subject] {
+            let mut messages = pin!(overview::messages(&jobs, &subject));
+            while let Some(message) = messages.try_next().await? {
+                if overview::id_of(&message) == job_id {
+                    return Ok(true);
+                }
+            }
+        }
+        Ok(false)
     }
 
     async fn store(

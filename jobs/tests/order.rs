@@ -142,6 +142,26 @@ async fn with_strict_successors_wait_until_the_dead_job_is_dropped_and_other_key
     Ok(())
 }
 
+#[test]
+fn with_strict_a_job_that_waits_and_is_dropped_does_not_hold_the_others_up() -> Result<()> {
+    let queue = Queue::start()?;
+    let mut worker = queue.worker("--strict")?;
+    queue.submit(r#"invoice {"cents":0} --key k --id k-1"#)?;
+    worker.expect("k-1 dead")?;
+    queue.submit("invoice --key k --id k-2")?;
+    queue.submit("invoice --key k --id k-3")?;
+    worker.expect("k-3 again in 2s: it waits for")?;
+    // It can be dropped while it is not due: not in the moment in which it is delivered again.
+    let give_up = Instant::now() + 10 * ACK_WAIT;
+    while !queue.admin_ends("drop k-2")?.success() {
+        ensure!(Instant::now() < give_up, "it is never delayed");
+    }
+    queue.admin("drop k-1")?;
+    queue.until_left(0)?;
+    assert_eq!(queue.effects()?, ["k-3"]);
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn with_strict_a_job_that_is_retried_comes_before_its_successors() -> Result<()> {
     let queue = Queue::start()?;
@@ -159,7 +179,7 @@ async fn with_strict_a_job_that_is_retried_comes_before_its_successors() -> Resu
         worker.kill()?;
     }
     let mut worker = queue.worker("--strict")?;
-    worker.expect("k-1 dead (attempts: 5): attempt 5 did not end, its worker died")?;
+    worker.expect("k-1 dead (attempts: 5): attempt 5 did not end: its worker died or lost nats-server")?;
     queue.submit("invoice --key k --id k-2")?;
     queue.submit("invoice --key k --id k-3")?;
     worker.expect("k-3 again")?;

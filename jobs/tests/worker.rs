@@ -75,6 +75,23 @@ async fn a_worker_that_cannot_take_one_of_its_kinds_ends_and_says_so() -> Result
     Ok(())
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_payload_that_leaves_no_room_for_headers_is_dead_too() -> Result<()> {
+    let queue = Queue::start()?;
+    let mut worker = queue.worker("")?;
+    let nats = async_nats::connect(queue.server.url()).await?;
+    let length = nats.server_info().max_payload;
+    let jetstream = async_nats::jetstream::new(nats);
+    jetstream.publish("jobs.new.email.long", "x".repeat(length).into()).await?.await?;
+    worker.expect(" dead ")?;
+    let dead = queue.dead().await?;
+    let letter = dead.values().next().context("no letter")?;
+    let reason = header(&letter.headers, "Job-Reason")?;
+    ensure!(reason.contains(&format!("payload cut, it had {length} bytes")), "{reason}");
+    ensure!(letter.payload.len() > length - 2_000, "{}", letter.payload.len());
+    queue.until_left(0)
+}
+
 #[test]
 fn a_worker_takes_its_kinds_and_stops_at_its_limit() -> Result<()> {
     let queue = Queue::start()?;

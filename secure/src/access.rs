@@ -208,6 +208,7 @@ pub const ACCOUNTS: &[Account] = &[
                     "$JS.API.CONSUMER.INFO.jobs.*",
                     "$JS.API.CONSUMER.CREATE.jobs.>",
                     "$JS.API.CONSUMER.MSG.NEXT.jobs.*",
+                    "$JS.API.STREAM.MSG.GET.jobs",
                     "$JS.API.STREAM.MSG.GET.jobs_dead",
                     "$JS.API.STREAM.MSG.DELETE.jobs_dead",
                     "$JS.ACK.jobs.>",

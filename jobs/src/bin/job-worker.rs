@@ -15,8 +15,9 @@ use async_nats::jetstream::consumer::pull;
 use async_nats::jetstream::{Context, ContextBuilder};
 use common::jetstream::{Batch, Failure, Pull, open_durable, retry, with_progress};
 use common::{CancellationToken, Connection, Output, Stopped};
-use futures::TryFutureExt;
-use futures::future::{join_all, try_join_all};
+use futures::future::join_all;
+use futures::stream::FuturesUnordered;
+use futures::{StreamExt, TryFutureExt};
 use job_queue::ledger::Ledger;
 use job_queue::queue::{self, ACK_WAIT, STREAM};
 use job_queue::{Handler, Kind, Order, Publisher, Report, Slots};
@@ -49,7 +50,7 @@ struct Args {
     /// The SQLite file for the effects, which all workers share
     #[arg(long, default_value = "jobs.db", value_name = "FILE")]
     db: PathBuf,
-    /// Jobs with a key wait while an earlier one of their kind and key is dead
+    /// Invoices wait while an earlier one with their key is dead
     #[arg(long)]
     strict: bool,
     /// Time spent on each job
@@ -129,8 +130,12 @@ async fn take_jobs(
             let answer = with_progress(&message, ACK_WAIT / 3, handler.handle(&message)).await??;
             anyhow::Ok(answer.map(|answer| (message, answer)))
         });
-        let answers = try_join_all(answers).await?;
-        pull.acknowledge(answers.into_iter().flatten().collect()).await?;
+        // As they end: a job that is done does not wait for the others of its batch.
+        let mut ended = answers.collect::<FuturesUnordered<_>>().ready_chunks(max_messages);
+        while let Some(answers) = ended.next().await {
+            let answers = answers.into_iter().collect::<Result<Vec<_>>>()?;
+            pull.acknowledge(answers.into_iter().flatten().collect()).await?;
+        }
     }
     pull.close().await
 }
