@@ -323,7 +323,8 @@ impl Begin<'_> {
 
     /// Marks the job dead: its last attempt has not ended.
     fn died(&self, death: Death) -> rusqlite::Result<Start> {
-        let reason = format!("attempt {} did not end: its worker died or lost nats-server", death.attempts);
+        let reason =
+            format!("attempt {} did not end: its worker died or lost nats-server", death.attempts);
         let mut update = self.database.prepare_cached(
             "UPDATE attempts SET state = 'dead', published = ?, error = ? WHERE job_id = ?",
         )?;

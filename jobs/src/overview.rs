@@ -124,8 +124,8 @@ pub async fn unmatched(jobs: &Stream) -> Result<Vec<(String, usize)>> {
 }
 
 /// The messages of a stream on a subject, the oldest first.
-pub fn messages(
-    stream: &Stream,
+pub fn messages<I: Sync>(
+    stream: &Stream<I>,
     subject: &str,
 ) -> impl futures::Stream<Item = Result<StreamMessage>> {
     try_stream! {

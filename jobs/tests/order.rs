@@ -179,7 +179,9 @@ async fn with_strict_a_job_that_is_retried_comes_before_its_successors() -> Resu
         worker.kill()?;
     }
     let mut worker = queue.worker("--strict")?;
-    worker.expect("k-1 dead (attempts: 5): attempt 5 did not end: its worker died or lost nats-server")?;
+    worker.expect(
+        "k-1 dead (attempts: 5): attempt 5 did not end: its worker died or lost nats-server",
+    )?;
     queue.submit("invoice --key k --id k-2")?;
     queue.submit("invoice --key k --id k-3")?;
     worker.expect("k-3 again")?;

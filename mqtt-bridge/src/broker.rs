@@ -81,8 +81,7 @@ impl MqttArgs {
         }
         let port = url.port().unwrap_or(usual_port);
         let mut options = MqttOptions::new(client_id, host, port);
-        let [authority, certificate, key] =
-            [&self.tlsca, &self.tlscert, &self.tlskey].map(given);
+        let [authority, certificate, key] = [&self.tlsca, &self.tlscert, &self.tlskey].map(given);
         if !is_tls && (authority.is_some() || certificate.is_some()) {
             bail!("--tlsca and --tlscert are for mqtts://: without it, nothing is encrypted");
         }

@@ -25,7 +25,8 @@ fn in_seconds(seconds: u64) -> Result<u64> {
 }
 
 #[test]
-fn a_program_whose_credentials_expire_says_so_once_and_works_again_when_they_are_replaced() -> Result<()> {
+fn a_program_whose_credentials_expire_says_so_once_and_works_again_when_they_are_replaced()
+-> Result<()> {
     let playground = Playground::with_credentials()?;
     let credentials = playground.credentials.as_ref().context("no credentials")?;
     credentials.vouch("log-worker", Some(in_seconds(EXPIRES)?))?;
