@@ -15,9 +15,8 @@ use async_nats::jetstream::consumer::pull;
 use async_nats::jetstream::{Context, ContextBuilder};
 use common::jetstream::{Batch, Failure, Pull, open_durable, retry, with_progress};
 use common::{CancellationToken, Connection, Output, Stopped};
-use futures::future::join_all;
-use futures::stream::FuturesUnordered;
-use futures::{StreamExt, TryFutureExt};
+use futures::TryFutureExt;
+use futures::future::{join_all, try_join_all};
 use job_queue::ledger::Ledger;
 use job_queue::queue::{self, ACK_WAIT, STREAM};
 use job_queue::{Handler, Kind, Order, Publisher, Report, Slots};
@@ -130,12 +129,8 @@ async fn take_jobs(
             let answer = with_progress(&message, ACK_WAIT / 3, handler.handle(&message)).await??;
             anyhow::Ok(answer.map(|answer| (message, answer)))
         });
-        // As they end: a job that is done does not wait for the others of its batch.
-        let mut ended = answers.collect::<FuturesUnordered<_>>().ready_chunks(max_messages);
-        while let Some(answers) = ended.next().await {
-            let answers = answers.into_iter().collect::<Result<Vec<_>>>()?;
-            pull.acknowledge(answers.into_iter().flatten().collect()).await?;
-        }
+        let answers = try_join_all(answers).await?;
+        pull.acknowledge(answers.into_iter().flatten().collect()).await?;
     }
     pull.close().await
 }
