@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use async_nats::Event;
 
-/// Pause after the first refusal. It doubles with each further one …
+/// Pause before the first attempt to connect after a refusal. It doubles with each further refusal.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
-/// … up to this, so that a program works again soon after its user is put right.
+/// The longest pause: a program works again soon after its user is put right.
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// nats-server accepts a JWT that has expired, and ends the connection at once. A connection that
 /// lasts this long was not refused.

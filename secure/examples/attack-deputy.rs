@@ -1,5 +1,5 @@
-//! An attack: a server that answers wherever it is told to does it with its own rights. This one
-//! asks for no sum, and names a subject of the JetStream API as the reply subject.
+//! An attack: math-server replies with its own rights, to the subject that the requester has chosen.
+//! This one sends a bad request, and names a subject of the JetStream API as the reply subject.
 //!
 //! ```sh
 //! # with math-client's line

@@ -1,5 +1,5 @@
-//! An attack: nats-server sends its answers to the reply subject of a request, whoever may publish
-//! there. This one asks for orders, and names a subject of the JetStream API as the reply subject.
+//! An attack: nats-server sends its answer to the reply subject of a request, even if the requester may
+//! not publish there. This one asks for orders, and names a subject of the JetStream API.
 //!
 //! ```sh
 //! # with order-consumer's line
@@ -10,8 +10,8 @@ use std::io::{Write, stdout};
 
 mod user;
 
-/// What order-consumer may do: ask for orders. It wants no wait, so if there are none, the answer is
-/// a status without a body.
+/// What order-consumer may do: ask for orders. With `no_wait`, if there are none, nats-server answers
+/// at once, with a status without a body.
 const ASK: &str = "$JS.API.CONSUMER.MSG.NEXT.playgrnd_stream.order_processor";
 
 #[tokio::main]

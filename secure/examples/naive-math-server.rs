@@ -1,4 +1,4 @@
-//! A server as many are: it answers to whatever subject the request names.
+//! A server as it stands in many examples: it replies to any subject that a request names.
 //!
 //! ```sh
 //! cargo run -p secure --example naive-math-server   # with math-server's line

@@ -62,7 +62,7 @@ async fn lists_stop_it_and_so_do_accounts_without_lists() -> Result<()> {
     let playground = Playground::start(Stage::Accounts)?;
     let mut attack = playground.example("attack-eavesdrop", "order-consumer", "")?;
     attack.expect_stderr("Permissions Violation")?;
-    // Who may do everything in another account hears nothing.
+    // A user with all rights in another account hears nothing.
     let bystander = playground.bystander("ORDERS").await?;
     let mut replies = bystander.subscribe("_INBOX.>").await?;
     bystander.flush().await?;

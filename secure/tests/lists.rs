@@ -1,4 +1,4 @@
-//! The lists are enough, and none of their entries is more than that.
+//! The lists suffice, and each of their entries is needed.
 
 use std::collections::BTreeSet;
 use std::sync::Mutex;
