@@ -3,7 +3,7 @@
 use anyhow::Result;
 use async_nats::jetstream::Context;
 use async_nats::jetstream::message::{PublishMessage, StreamMessage};
-use async_nats::jetstream::stream::{LastRawMessageErrorKind, Stream};
+use async_nats::jetstream::stream::{LastRawMessageErrorKind, RawMessageErrorKind, Stream};
 
 use crate::job::{Delivery, JOB_ID};
 use crate::ledger::Death;
@@ -74,9 +74,23 @@ pub async fn delete(jetstream: &Context, delivery: &Delivery) -> Result<()> {
     if let Some(letter) = last(&dead, &delivery.kind, &delivery.job_id).await?
         && letter.time.unix_timestamp_nanos() < delivery.published.into()
     {
-        dead.delete_message(letter.sequence).await?;
+        remove(&dead, letter.sequence).await?;
     }
     Ok(())
+}
+
+/// Deletes the letter with this number, or finds it deleted already: `job-admin` and workers may
+/// delete the same one.
+///
+/// # Errors
+///
+/// The library's, if the letter is still there.
+pub async fn remove(dead: &Stream, sequence: u64) -> Result<()> {
+    let Err(error) = dead.delete_message(sequence).await else { return Ok(()) };
+    match dead.get_raw_message(sequence).await {
+        Err(gone) if gone.kind() == RawMessageErrorKind::NoMessageFound => Ok(()),
+        _ => Err(error.into()),
+    }
 }
 
 /// Whether a job is still dead: neither retried nor dropped.

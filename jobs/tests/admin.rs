@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result};
+use async_nats::jetstream::stream::Config;
+use job_queue::dead;
 
 use crate::support::Queue;
 
@@ -64,6 +66,37 @@ fn a_dead_job_is_shown_with_its_reason_and_can_be_dropped() -> Result<()> {
         assert_eq!(ended.code(), Some(1), "{args}");
         assert!(ended.stderr[0].contains("job b"), "{ended:?}");
     }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_letter_can_be_deleted_by_two_programs() -> Result<()> {
+    let queue = Queue::start()?;
+    let _worker = queue.worker("")?;
+    queue.submit("bad --id b")?;
+    queue.until_left(0)?;
+    let sequence = queue.dead().await?["b"].sequence;
+    let stream = queue.jetstream().await?.get_stream("jobs_dead").await?;
+    dead::remove(&stream, sequence).await?;
+    dead::remove(&stream, sequence).await?;
+    assert!(queue.dead().await?.is_empty());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_letter_that_cannot_be_deleted_is_an_error() -> Result<()> {
+    let queue = Queue::start()?;
+    let _worker = queue.worker("")?;
+    queue.submit("bad --id b")?;
+    queue.until_left(0)?;
+    let jetstream = queue.jetstream().await?;
+    let mut stream = jetstream.get_stream("jobs_dead").await?;
+    let config = Config { deny_delete: true, ..stream.info().await?.config.clone() };
+    jetstream.update_stream(config).await?;
+    let sequence = queue.dead().await?["b"].sequence;
+    assert!(dead::remove(&stream, sequence).await.is_err());
+    let ended = queue.admin_ends("drop b")?;
+    assert_eq!((ended.code(), ended.stderr.len()), (Some(1), 1), "{ended:?}");
     Ok(())
 }
 

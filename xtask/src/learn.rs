@@ -357,6 +357,8 @@ fn read_keys(inputs: &Sender<Input>) {
         let is_control = key.modifiers.contains(KeyModifiers::CONTROL);
         let letter = match key.code {
             KeyCode::Char('c' | 'd') if is_control => 'q',
+            // Enter, pressed while a check still ran: the terminal made a line feed of it then.
+            KeyCode::Char('j') if is_control => 'n',
             KeyCode::Char(letter) => letter.to_ascii_lowercase(),
             KeyCode::Enter => 'n',
             _ => continue,

@@ -197,7 +197,8 @@ fn the_course_checks_what_is_saved_and_goes_on_to_the_next() -> Result<()> {
     terminal.press("s")?;
     terminal.expect("Yours is the solution")?;
     terminal.expect("n next")?;
-    terminal.press("n")?;
+    // Enter, as a terminal sends it to a program that waits for a key.
+    terminal.press("\r")?;
     terminal.expect("2 of 18")?;
     terminal.expect("0 of 1 message came back")?;
     terminal.expect("q quit")?;
@@ -214,7 +215,8 @@ fn the_course_checks_what_is_saved_and_goes_on_to_the_next() -> Result<()> {
     let mut terminal = Terminal::start(&mut learn(folder.path(), ""))?;
     terminal.expect("18 of 18")?;
     terminal.expect("n next")?;
-    terminal.press("\r")?;
+    // And as it arrives if it was pressed a moment too early.
+    terminal.press("\n")?;
     terminal.expect("You have solved all 18 exercises")?;
     terminal.expect("jobs/src/dead.rs")?;
     assert!(terminal.program.wait()?.success());

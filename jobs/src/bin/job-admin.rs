@@ -21,7 +21,7 @@ use futures::TryStreamExt;
 use job_queue::job::{self, JOB_ID, Job};
 use job_queue::queue::STREAM;
 use job_queue::tables::{Streams, kind};
-use job_queue::{overview, schedule};
+use job_queue::{dead, overview, schedule};
 use tokio::time::sleep;
 
 /// Time that nats-server has to answer.
@@ -121,13 +121,9 @@ async fn retry(
     while let Some((letter, _)) = stored.try_next().await? {
         // Stored first, then deleted: if job-admin is killed in between, the job is not lost. The
         // letter is deleted by its number: if the job is dead again by now, it has a new one.
-        let deleted = queue.dead.delete_message(letter.sequence).await;
-        let id = overview::id_of(&letter);
-        if let Err(error) = deleted {
-            tracing::debug!("{id} was deleted already: {error}");
-        }
+        dead::remove(&queue.dead, letter.sequence).await?;
         count += 1;
-        out.line(format_args!("{id} is in the queue again")).await?;
+        out.line(format_args!("{} is in the queue again", overview::id_of(&letter))).await?;
     }
     if id.is_none() {
         out.line(format_args!("{count} jobs are in the queue again")).await?;
@@ -137,7 +133,7 @@ async fn retry(
 
 async fn drop_job(queue: &Streams, id: &str, out: &mut Output) -> Result<()> {
     if let Some(letter) = queue.letter(id).await? {
-        queue.dead.delete_message(letter.sequence).await?;
+        dead::remove(&queue.dead, letter.sequence).await?;
     } else if queue.jobs.purge().filter(schedule::subject(id)).await?.purged == 0 {
         bail!("no job {id} that is dead or not due yet");
     }
