@@ -69,6 +69,7 @@ pub struct Attempt {
     /// From 1.
     pub number: u32,
     job_id: String,
+    kind: String,
     published: i64,
 }
 
@@ -149,13 +150,14 @@ impl Ledger {
     pub async fn done(&self, attempt: &Attempt) -> Result<End> {
         let (attempt, worker) = (attempt.clone(), self.worker.clone());
         let done = move |database: &Connection| {
-            let Attempt { job_id, published, number } = &attempt;
+            let Attempt { job_id, kind, published, number } = &attempt;
             let mut delete = database.prepare_cached(
                 "DELETE FROM attempts WHERE job_id = ? AND published = ? AND attempts = ?
-                 AND state = 'running' RETURNING kind",
+                 AND state = 'running'",
             )?;
-            let deleted = delete.query_row(params![job_id, published, number], |row| row.get(0));
-            let Some(kind): Option<String> = deleted.optional()? else { return Ok(End::Overtaken) };
+            if delete.execute(params![job_id, published, number])? == 0 {
+                return Ok(End::Overtaken);
+            }
             let mut insert = database.prepare_cached("INSERT INTO effects VALUES (?, ?, ?, ?)")?;
             insert.execute(params![job_id, kind, worker, now()])?;
             Ok(End::Done)
@@ -268,8 +270,13 @@ struct Begin<'a> {
 
 impl Begin<'_> {
     fn start(&self, strict: bool, ready: Ready) -> rusqlite::Result<Start> {
-        let Delivery { job_id, key, published, .. } = self.delivery;
-        let attempt = |number| Attempt { number, job_id: job_id.clone(), published: *published };
+        let Delivery { job_id, kind, key, published, .. } = self.delivery;
+        let attempt = |number| Attempt {
+            number,
+            job_id: job_id.clone(),
+            kind: kind.clone(),
+            published: *published,
+        };
         // Nearly all jobs are new: for them one statement is enough.
         if !(strict && key.is_some()) && self.is_new()? {
             return Ok(Start::Run(attempt(1)));

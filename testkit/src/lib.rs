@@ -27,6 +27,7 @@
 
 mod action;
 mod certificates;
+mod cluster;
 mod guard;
 mod lesson;
 mod link;
@@ -35,13 +36,16 @@ mod program;
 mod provision;
 mod scene;
 mod server;
+mod topology;
 
 pub use action::{Action, Run};
 pub use certificates::{Certificates, write_secret};
+pub use cluster::Cluster;
 pub use lesson::{Lesson, example, program};
 pub use link::Link;
 pub use port::Port;
 pub use program::{Ended, Program, Signal};
 pub use provision::{OLDEST, VERSION, nats_server};
 pub use scene::{Host, Printed, Scene, Step, Terminal, is_match};
-pub use server::{Cluster, Options, Server, isolated};
+pub use server::{Options, Ports, Server, isolated};
+pub use topology::Topology;

@@ -15,7 +15,7 @@ pub struct Port {
     number: u16,
     /// The claim: only one process can bind the UDP port of the same number, and the system
     /// releases it when that process ends, even if it is killed.
-    _claim: UdpSocket,
+    _claim: Option<UdpSocket>,
 }
 
 impl Port {
@@ -35,10 +35,15 @@ impl Port {
             // Not tried by listening: a process that another thread forks at that moment would
             // inherit the listener, and keep the port for a while.
             if TcpStream::connect((Ipv4Addr::LOCALHOST, number)).is_err() {
-                return Ok(Self { number, _claim: claim });
+                return Ok(Self { number, _claim: Some(claim) });
             }
         }
         bail!("no free port found between {} and {}", RANGE.start, RANGE.end)
+    }
+
+    /// A port that was chosen by others.
+    pub(crate) fn fixed(number: u16) -> Self {
+        Self { number, _claim: None }
     }
 
     /// The port's number.

@@ -80,8 +80,8 @@ enum Stream {
     Stderr = 1,
 }
 
-/// Called with each line of stdout as it comes.
-type OnLine = Box<dyn Fn(&str) + Send>;
+/// Called with each line of a stream as it comes.
+pub(crate) type OnLine = Box<dyn Fn(&str) + Send>;
 
 impl Program {
     /// Starts a program.
@@ -90,7 +90,7 @@ impl Program {
     ///
     /// If it cannot be started, because there is no such file for instance.
     pub fn spawn(command: &mut Command) -> Result<Self> {
-        Self::spawn_guarded(command, None, None)
+        Self::spawn_guarded(command, None, [None, None])
     }
 
     /// Starts a program, and calls `on_line` with each line of its stdout, on another thread. Its
@@ -103,14 +103,15 @@ impl Program {
         command: &mut Command,
         on_line: impl Fn(&str) + Send + 'static,
     ) -> Result<Self> {
-        Ok(Self::spawn_guarded(command, None, Some(Box::new(on_line)))?.quiet())
+        Ok(Self::spawn_guarded(command, None, [Some(Box::new(on_line)), None])?.quiet())
     }
 
-    /// Starts a program. If this process is killed, `folder` is removed.
+    /// Starts a program. If this process is killed, `folder` is removed. `on_line` is for the lines
+    /// of stdout and of stderr.
     pub(crate) fn spawn_guarded(
         command: &mut Command,
         folder: Option<&Path>,
-        on_line: Option<OnLine>,
+        on_line: [Option<OnLine>; 2],
     ) -> Result<Self> {
         let program = command.get_program().to_owned();
         let mut child = command
@@ -137,8 +138,9 @@ impl Program {
             quiet: false,
         };
         if let Some((stdout, stderr)) = pipes {
-            program.output.follow(Stream::Stdout, stdout, on_line);
-            program.output.follow(Stream::Stderr, stderr, None);
+            let [on_stdout, on_stderr] = on_line;
+            program.output.follow(Stream::Stdout, stdout, on_stdout);
+            program.output.follow(Stream::Stderr, stderr, on_stderr);
         }
         program.output.follow_end(program.pid()?);
         Ok(program)

@@ -1,11 +1,12 @@
 //! A real nats-server for one test.
 
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -14,22 +15,94 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::port::Port;
-use crate::program::{Program, Signal, TIMEOUT};
+use crate::program::{OnLine, Program, Signal, TIMEOUT};
 use crate::provision::nats_server;
 
 /// The folder of the store, inside the server's own.
 const STORE: &str = "store";
+/// Its configuration file, beside the store.
+const CONFIGURATION: &str = "nats.conf";
 
 /// How a server is started: with JetStream, MQTT and monitoring by default.
 #[derive(Debug, Default)]
 pub struct Options {
+    name: Option<String>,
     no_jetstream: bool,
+    jetstream: String,
     tls: bool,
     config: String,
     mqtt: String,
+    ports: Option<Ports>,
+    folder: Option<PathBuf>,
+    on_line: Watched,
+}
+
+/// The ports of a server that others know.
+#[derive(Clone, Copy, Debug)]
+pub struct Ports {
+    /// For NATS clients.
+    pub nats: u16,
+    /// For MQTT clients.
+    pub mqtt: u16,
+    /// For HTTP.
+    pub monitoring: u16,
+}
+
+type Watch = dyn Fn(&str) + Send + Sync;
+
+/// Who sees each line of a server's log as it comes.
+#[derive(Clone, Default)]
+struct Watched(Option<Arc<Watch>>);
+
+impl Watched {
+    fn on_line(&self) -> Option<OnLine> {
+        let watch = self.0.clone()?;
+        Some(Box::new(move |line| watch(line)))
+    }
+}
+
+impl fmt::Debug for Watched {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Watched").finish_non_exhaustive()
+    }
 }
 
 impl Options {
+    /// Gives it this name in place of `server`.
+    #[must_use]
+    pub fn name(mut self, name: &str) -> Self {
+        self.name = Some(name.into());
+        self
+    }
+
+    /// Lets it listen on these ports in place of free ones.
+    #[must_use]
+    pub fn ports(mut self, ports: Ports) -> Self {
+        self.ports = Some(ports);
+        self
+    }
+
+    /// Keeps its configuration and its store in this folder in place of a temporary one.
+    #[must_use]
+    pub fn folder(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.folder = Some(folder.into());
+        self
+    }
+
+    /// Calls `on_line` with each line of its log as it comes, on another thread.
+    #[must_use]
+    pub fn on_line(mut self, on_line: impl Fn(&str) + Send + Sync + 'static) -> Self {
+        self.on_line = Watched(Some(Arc::new(on_line)));
+        self
+    }
+
+    /// Adds text to the block `jetstream`, for a domain or limits.
+    #[must_use]
+    pub fn jetstream(mut self, text: &str) -> Self {
+        self.jetstream = text.into();
+        self
+    }
+
     /// Starts it without JetStream, and so without MQTT, which needs JetStream.
     #[must_use]
     pub fn no_jetstream(mut self) -> Self {
@@ -66,7 +139,56 @@ impl Options {
     ///
     /// If there is no nats-server binary, or it does not start. The error has its log.
     pub fn start(self) -> Result<Server> {
-        Server::with(self, "server", "")
+        let mut server = self.prepare()?;
+        server.restart()?;
+        Ok(server)
+    }
+
+    /// Makes a server with its ports and its configuration file, and does not start it:
+    /// [`Server::restart`] does.
+    ///
+    /// # Errors
+    ///
+    /// If its files cannot be written.
+    pub fn prepare(self) -> Result<Server> {
+        let temporary = match &self.folder {
+            Some(folder) => {
+                fs::create_dir_all(folder)?;
+                None
+            }
+            None => Some(tempfile::Builder::new().prefix("nats-server-").tempdir()?),
+        };
+        let folder = temporary.as_ref().map(TempDir::path).or(self.folder.as_deref());
+        let folder = folder.context("no folder")?.to_owned();
+        let [client, mqtt, monitoring] = match self.ports {
+            Some(Ports { nats, mqtt, monitoring }) => [nats, mqtt, monitoring].map(Port::fixed),
+            None => [Port::claim()?, Port::claim()?, Port::claim()?],
+        };
+        let mut config = format!(
+            "server_name: {}\nlisten: \"127.0.0.1:{}\"\nhttp: \"127.0.0.1:{}\"\n{}",
+            self.name.as_deref().unwrap_or("server"),
+            client.number(),
+            monitoring.number(),
+            self.config,
+        );
+        if !self.no_jetstream {
+            let (store, more) = (folder.join(STORE), &self.jetstream);
+            writeln!(config, "jetstream {{ store_dir: \"{}\"\n{more} }}", store.display())?;
+            let (port, tls) = (mqtt.number(), &self.mqtt);
+            writeln!(config, "mqtt {{ listen: \"127.0.0.1:{port}\"\n{tls} }}")?;
+        }
+        fs::write(folder.join(CONFIGURATION), config)?;
+        Ok(Server {
+            folder,
+            temporary,
+            options: self,
+            client,
+            mqtt,
+            monitoring,
+            process: None,
+            history: Vec::new(),
+            quiet: false,
+        })
     }
 }
 
@@ -74,7 +196,9 @@ impl Options {
 /// store removed, when this value is dropped or this process ends.
 #[derive(Debug)]
 pub struct Server {
-    folder: TempDir,
+    folder: PathBuf,
+    /// The same folder, if it is removed with the server.
+    temporary: Option<TempDir>,
     options: Options,
     client: Port,
     mqtt: Port,
@@ -101,58 +225,32 @@ impl Server {
         Options::default()
     }
 
-    fn with(options: Options, name: &str, more: &str) -> Result<Self> {
-        let mut server = Self::prepared(options, name, more)?;
-        server.restart()?;
-        Ok(server)
-    }
-
-    /// Makes a server with its ports and its configuration file, and does not start it.
-    fn prepared(options: Options, name: &str, more: &str) -> Result<Self> {
-        let folder = tempfile::Builder::new().prefix("nats-server-").tempdir()?;
-        let (client, mqtt, monitoring) = (Port::claim()?, Port::claim()?, Port::claim()?);
-        let mut config = format!(
-            "server_name: {name}\nlisten: \"127.0.0.1:{}\"\nhttp: \"127.0.0.1:{}\"\n{}{more}",
-            client.number(),
-            monitoring.number(),
-            options.config,
-        );
-        if !options.no_jetstream {
-            let store = folder.path().join(STORE);
-            writeln!(config, "jetstream {{ store_dir: \"{}\" }}", store.display())?;
-            let (port, tls) = (mqtt.number(), &options.mqtt);
-            writeln!(config, "mqtt {{ listen: \"127.0.0.1:{port}\"\n{tls} }}")?;
-        }
-        fs::write(folder.path().join("nats.conf"), config)?;
-        Ok(Self {
-            folder,
-            options,
-            client,
-            mqtt,
-            monitoring,
-            process: None,
-            history: Vec::new(),
-            quiet: false,
-        })
-    }
-
     /// Does not show the server's log when it is dropped. By default it is shown on stderr, which
     /// the test harness hides if the test succeeds.
     #[must_use]
     pub fn quiet(mut self) -> Self {
-        self.quiet = true;
+        self.be_quiet();
         self
     }
 
-    fn launch(&mut self) -> Result<()> {
+    /// As [`quiet`](Self::quiet), for a server that is part of something.
+    pub fn be_quiet(&mut self) {
+        self.quiet = true;
+    }
+
+    pub(crate) fn launch(&mut self) -> Result<()> {
         let mut command = Command::new(nats_server()?);
-        command.arg("-c").arg(self.folder.path().join("nats.conf"));
-        self.process =
-            Some(Program::spawn_guarded(&mut command, Some(self.folder.path()), None)?.quiet());
+        command.arg("-c").arg(self.folder.join(CONFIGURATION));
+        let removed = self.temporary.as_ref().map(TempDir::path);
+        let [stdout, stderr] = [None, self.options.on_line.on_line()];
+        let process = Program::spawn_guarded(&mut command, removed, [stdout, stderr])?;
+        self.process = Some(process.quiet());
         Ok(())
     }
 
-    pub(crate) fn is_running(&self) -> bool {
+    /// Whether it is running, suspended or not.
+    #[must_use]
+    pub fn is_running(&self) -> bool {
         self.process.is_some()
     }
 
@@ -178,6 +276,28 @@ impl Server {
         self.end(Signal::TERM)
     }
 
+    /// Lets the server leave: it takes no more clients, closes the connections of those it has one by
+    /// one after its `lame_duck_grace_period`, and ends.
+    ///
+    /// # Errors
+    ///
+    /// If it is not running.
+    pub fn lame_duck(&mut self) -> Result<()> {
+        self.process()?.signal(Signal::USR2)
+    }
+
+    /// Waits for the end of a server that ends by itself.
+    ///
+    /// # Errors
+    ///
+    /// If it is not running, or does not end.
+    pub fn wait(&mut self) -> Result<()> {
+        let ended = self.process()?.wait()?;
+        self.history.extend(ended.stderr);
+        self.process = None;
+        Ok(())
+    }
+
     /// Suspends the server: it accepts bytes, and handles none of them. [`kill`](Self::kill) ends it
     /// nevertheless.
     ///
@@ -198,12 +318,8 @@ impl Server {
     }
 
     fn end(&mut self, signal: Signal) -> Result<()> {
-        let process = self.process()?;
-        process.signal(signal)?;
-        let ended = process.wait()?;
-        self.history.extend(ended.stderr);
-        self.process = None;
-        Ok(())
+        self.process()?.signal(signal)?;
+        self.wait()
     }
 
     /// Starts the server again, on the same ports and with the same store, and waits until it is
@@ -213,6 +329,11 @@ impl Server {
     ///
     /// If it is running, or does not start. The error has its log.
     pub fn restart(&mut self) -> Result<()> {
+        if let Some(process) = &mut self.process
+            && !process.is_running()?
+        {
+            self.wait()?;
+        }
         ensure!(self.process.is_none(), "the server is running");
         self.launch()?;
         self.ready()
@@ -225,7 +346,7 @@ impl Server {
     ///
     /// If the configuration does not contain `old`. If the server is not running or refuses it.
     pub fn reconfigure(&mut self, old: &str, new: &str) -> Result<()> {
-        let path = self.folder.path().join("nats.conf");
+        let path = self.folder.join(CONFIGURATION);
         let config = fs::read_to_string(&path)?;
         ensure!(config.contains(old), "{old:?} is not in the configuration");
         fs::write(&path, config.replace(old, new))?;
@@ -242,14 +363,14 @@ impl Server {
     /// If the server is running, or the folder cannot be removed.
     pub fn remove_store(&mut self) -> Result<()> {
         ensure!(self.process.is_none(), "the server is running");
-        let store = self.folder.path().join(STORE);
+        let store = self.folder.join(STORE);
         if store.exists() {
             fs::remove_dir_all(store)?;
         }
         Ok(())
     }
 
-    fn ready(&mut self) -> Result<()> {
+    pub(crate) fn ready(&mut self) -> Result<()> {
         // Logged when clients can connect and JetStream has recovered its streams.
         self.process()?.expect_stderr("Server is ready")?;
         Ok(())
@@ -293,7 +414,7 @@ impl Server {
     /// The folder that holds the server's configuration and its store.
     #[must_use]
     pub fn folder(&self) -> &Path {
-        self.folder.path()
+        &self.folder
     }
 
     /// Returns a command that runs `program` against this server: `NATS_URL` and `MQTT_URL` are
@@ -373,7 +494,7 @@ impl Server {
     /// Waits until JetStream's API answers requests of this server's clients. In a new cluster a
     /// server knows the leader some time before it knows the route to it, and drops requests until
     /// then.
-    fn wait_for_api(&self) -> Result<()> {
+    pub(crate) fn wait_for_api(&self) -> Result<()> {
         const ASK: &[u8] =
             b"CONNECT {\"verbose\":false}\r\nSUB answer 1\r\nPUB $JS.API.INFO answer 0\r\n\r\n";
         let deadline = Instant::now() + TIMEOUT;
@@ -407,69 +528,6 @@ impl Drop for Server {
         }
         // Before its folder is removed: a server that runs makes files there meanwhile.
         self.process = None;
-    }
-}
-
-/// Several servers that form one cluster, with JetStream.
-#[derive(Debug)]
-pub struct Cluster {
-    /// The servers of the cluster.
-    pub servers: Vec<Server>,
-    /// Held so that no other test gets them.
-    _routes: Vec<Port>,
-}
-
-impl Cluster {
-    /// Starts `size` servers, and waits until they are [healthy](Self::wait_until_healthy).
-    ///
-    /// # Errors
-    ///
-    /// If a server does not start, or the cluster is not healthy within 60 s.
-    pub fn start(size: usize) -> Result<Self> {
-        let routes = (0..size).map(|_| Port::claim()).collect::<Result<Vec<_>>>()?;
-        let urls = routes.iter().map(|port| format!("\"nats://127.0.0.1:{}\"", port.number()));
-        let urls = urls.collect::<Vec<_>>().join(", ");
-        let mut servers = Vec::new();
-        for (n, port) in routes.iter().enumerate() {
-            let cluster = format!(
-                "cluster {{ name: playground, listen: \"127.0.0.1:{}\", routes: [{urls}] }}\n",
-                port.number()
-            );
-            let mut server =
-                Server::prepared(Options::default(), &format!("n{}", n + 1), &cluster)?;
-            server.launch()?;
-            servers.push(server);
-        }
-        for server in &mut servers {
-            server.ready()?;
-        }
-        let cluster = Self { servers, _routes: routes };
-        cluster.wait_until_healthy()?;
-        Ok(cluster)
-    }
-
-    /// Waits until every server that is running knows the leader of JetStream's metadata, and
-    /// JetStream's API answers through it.
-    ///
-    /// # Errors
-    ///
-    /// If that takes more than 60 s.
-    pub fn wait_until_healthy(&self) -> Result<()> {
-        let running = self.servers.iter().filter(|server| server.process.is_some());
-        for server in running {
-            server.monitor_until("/jsz", |jsz| {
-                let cluster = &jsz["meta_cluster"];
-                cluster["leader"].is_string() && cluster["cluster_size"] == self.servers.len()
-            })?;
-            server.wait_for_api()?;
-        }
-        Ok(())
-    }
-
-    /// The URLs of all servers, separated by commas.
-    #[must_use]
-    pub fn url(&self) -> String {
-        self.servers.iter().map(Server::url).collect::<Vec<_>>().join(",")
     }
 }
 

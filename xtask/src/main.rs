@@ -5,6 +5,7 @@ mod demo;
 mod learn;
 mod new;
 mod prove;
+mod soak;
 mod up;
 mod verdicts;
 mod workspace;
@@ -52,6 +53,9 @@ enum Task {
         /// With --secure: an operator vouches for the accounts, and they for their users, in JWTs
         #[arg(long, requires = "secure")]
         creds: bool,
+        /// Runs three servers as one cluster, and does what keys say: kill one, stop one, cut one off
+        #[arg(long, conflicts_with = "secure")]
+        cluster: bool,
     },
     /// Measures the number behind each key insight, in a release build
     Bench {
@@ -78,6 +82,8 @@ enum Task {
     Prove(prove::Call),
     /// Programs with one flaw each: find it, mend it, have it checked
     Learn(learn::Call),
+    /// Lets servers of a cluster fail, and compares what was acknowledged with what is there
+    Soak(soak::Call),
     /// Checks format, lints, documentation and dependencies: run it before a commit
     Check,
 }
@@ -97,8 +103,9 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Demo { experiments, server, step } => {
             demo::run(&experiments, server.as_deref(), step)?;
         }
+        Task::Up { data, fresh, cluster: true, .. } => up::cluster::run(data, fresh)?,
         Task::Up { data, fresh, secure: None, .. } => up::run(data, fresh)?,
-        Task::Up { data, fresh, secure: Some(stage), creds } => {
+        Task::Up { data, fresh, secure: Some(stage), creds, .. } => {
             up::run_secure(data, fresh, stage, creds)?;
         }
         Task::Bench { args } => workspace::bench(&args)?,
@@ -108,6 +115,7 @@ fn run(task: Task) -> Result<ExitCode> {
         }
         Task::Prove(call) => return prove::run(&call),
         Task::Learn(call) => return learn::run(&call),
+        Task::Soak(call) => return soak::run(&call),
         Task::Check => check::run()?,
     }
     Ok(ExitCode::SUCCESS)

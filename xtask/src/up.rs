@@ -1,5 +1,8 @@
 //! `cargo xtask up`: a server in the foreground.
 
+pub mod cluster;
+mod console;
+
 use std::fs;
 use std::net::{Ipv4Addr, TcpStream};
 use std::os::unix::process::CommandExt;

@@ -109,6 +109,9 @@ pub fn explain(error: &(dyn Error + 'static)) -> String {
         | ErrorCode::STORAGE_RESOURCES_EXCEEDED
         | ErrorCode::ACCOUNT_RESOURCES_EXCEEDED
         | ErrorCode::STREAM_STORE_FAILED => "delete what is old, or raise the server's limits",
+        ErrorCode::CLUSTER_NOT_AVAILABLE => {
+            "most servers of the cluster have to run: start them again"
+        }
         ErrorCode::STREAM_REPLICAS_NOT_SUPPORTED | ErrorCode::CLUSTER_NO_PEERS => {
             "a replica needs a server of its own in a cluster"
         }

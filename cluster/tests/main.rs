@@ -1,0 +1,6 @@
+//! All tests of this lesson.
+
+mod majority;
+mod soak;
+mod support;
+mod upgrade;

@@ -1,0 +1,227 @@
+//! Several servers that form one cluster.
+
+use std::collections::BTreeSet;
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::link::Link;
+use crate::port::Port;
+use crate::program::TIMEOUT;
+use crate::server::{Options, Server};
+use crate::topology::Topology;
+
+/// Several servers that form one cluster, with JetStream: `n1`, `n2`, `n3`.
+#[derive(Debug)]
+pub struct Cluster {
+    /// The servers of the cluster.
+    pub servers: Vec<Server>,
+    /// The network between them, if it can be cut.
+    links: Vec<Between>,
+    /// Held so that no other test gets them.
+    _routes: Vec<Port>,
+}
+
+/// The way on which one server connects to another. Each of two connects to the other, and both
+/// keep the connection that came first.
+#[derive(Debug)]
+struct Between {
+    from: usize,
+    to: usize,
+    link: Link,
+}
+
+impl Cluster {
+    /// Starts `size` servers, and waits until they are [healthy](Self::wait_until_healthy).
+    ///
+    /// # Errors
+    ///
+    /// If a server does not start, or the cluster is not healthy within 60 s.
+    pub fn start(size: usize) -> Result<Self> {
+        let routes = (0..size).map(|_| Port::claim()).collect::<Result<Vec<_>>>()?;
+        let numbers: Vec<_> = routes.iter().map(Port::number).collect();
+        let options = |_, options| options;
+        Self::launch(routes, Vec::new(), |_| numbers.clone(), options)
+    }
+
+    /// As [`Cluster::start`], with a network between the servers that can be [cut](Self::isolate).
+    /// `options` adds to those of a server, whose number counts from 0.
+    ///
+    /// # Errors
+    ///
+    /// As [`Cluster::start`].
+    pub fn with_network(size: usize, options: impl Fn(usize, Options) -> Options) -> Result<Self> {
+        let routes = (0..size).map(|_| Port::claim()).collect::<Result<Vec<_>>>()?;
+        let mut links = Vec::new();
+        for from in 0..size {
+            for to in (0..size).filter(|to| *to != from) {
+                links.push(Between { from, to, link: Link::to(routes[to].number())? });
+            }
+        }
+        let mut ways = vec![Vec::new(); size];
+        for way in &links {
+            ways[way.from].push(way.link.port());
+        }
+        Self::launch(routes, links, |at| ways[at].clone(), options)
+    }
+
+    fn launch(
+        routes: Vec<Port>,
+        links: Vec<Between>,
+        ways: impl Fn(usize) -> Vec<u16>,
+        options: impl Fn(usize, Options) -> Options,
+    ) -> Result<Self> {
+        // Servers tell each other the addresses of all. This one leads nowhere, so that all connections
+        // use the links.
+        let advertise = if links.is_empty() { "" } else { ", advertise: \"127.0.0.1:1\"" };
+        let mut servers = Vec::new();
+        for (at, port) in routes.iter().enumerate() {
+            let urls = ways(at).into_iter().map(|port| format!("\"nats://127.0.0.1:{port}\""));
+            let urls = urls.collect::<Vec<_>>().join(", ");
+            let cluster = format!(
+                "cluster {{ name: playground, listen: \"127.0.0.1:{}\"{advertise}, routes: [{urls}] }}",
+                port.number()
+            );
+            let given = Server::options().name(&format!("n{}", at + 1)).config(&cluster);
+            let mut server = options(at, given).prepare()?;
+            server.launch()?;
+            servers.push(server);
+        }
+        for server in &mut servers {
+            server.ready()?;
+        }
+        let cluster = Self { servers, links, _routes: routes };
+        cluster.wait_until_healthy()?;
+        Ok(cluster)
+    }
+
+    /// Waits until every server that is running is connected to all others, knows the leader of
+    /// JetStream's metadata, and JetStream's API answers through it.
+    ///
+    /// # Errors
+    ///
+    /// If that takes more than 60 s.
+    pub fn wait_until_healthy(&self) -> Result<()> {
+        let running = || self.servers.iter().filter(|server| server.is_running());
+        for server in running() {
+            server.monitor_until("/routez", |routez| {
+                let routes = routez["routes"].as_array().into_iter().flatten();
+                let others: BTreeSet<_> =
+                    routes.filter_map(|it| it["remote_id"].as_str()).collect();
+                others.len() + 1 == running().count()
+            })?;
+            server.monitor_until("/jsz", |jsz| {
+                let cluster = &jsz["meta_cluster"];
+                cluster["leader"].is_string() && cluster["cluster_size"] == self.servers.len()
+            })?;
+            server.wait_for_api()?;
+        }
+        Ok(())
+    }
+
+    /// Cuts a server off from the others: nothing arrives in either direction, and no connection is
+    /// closed. Clients reach it as before.
+    ///
+    /// # Errors
+    ///
+    /// If the cluster was not started [with a network](Self::with_network).
+    pub fn isolate(&self, server: usize) -> Result<()> {
+        ensure!(!self.links.is_empty(), "this cluster has no network that can be cut");
+        for way in self.links.iter().filter(|way| way.from == server || way.to == server) {
+            way.link.cut();
+        }
+        Ok(())
+    }
+
+    /// Ends all cuts.
+    pub fn heal(&self) {
+        for way in &self.links {
+            way.link.heal();
+        }
+    }
+
+    /// The server that leads a stream, as the servers that are running say: those that follow it
+    /// agree.
+    ///
+    /// # Errors
+    ///
+    /// If there is none within 60 s.
+    pub fn leader_of(&self, stream: &str) -> Result<usize> {
+        let deadline = Instant::now() + TIMEOUT;
+        loop {
+            if let Some(leader) = self.leader_now(stream)? {
+                return Ok(leader);
+            }
+            ensure!(Instant::now() < deadline, "{stream} has no leader");
+        }
+    }
+
+    fn leader_now(&self, stream: &str) -> Result<Option<usize>> {
+        let mut leader = None;
+        for server in self.servers.iter().filter(|server| server.is_running()) {
+            let jsz = server.monitor("/jsz?streams=1")?;
+            let streams = jsz["account_details"][0]["stream_detail"].as_array();
+            let here = streams.into_iter().flatten().find(|it| it["name"] == stream);
+            let Some(name) = here.and_then(|it| it["cluster"]["leader"].as_str()) else { continue };
+            if leader.replace(name.to_owned()).is_some_and(|other| other != name) {
+                return Ok(None);
+            }
+        }
+        let Some(name) = leader else { return Ok(None) };
+        let number = name.strip_prefix('n').and_then(|number| number.parse::<usize>().ok());
+        Ok(Some(number.and_then(|number| number.checked_sub(1)).context("an unknown leader")?))
+    }
+
+    /// The URLs of all servers, separated by commas.
+    #[must_use]
+    pub fn url(&self) -> String {
+        self.servers.iter().map(Server::url).collect::<Vec<_>>().join(",")
+    }
+}
+
+impl Topology for Cluster {
+    fn servers(&self) -> &[Server] {
+        &self.servers
+    }
+
+    fn keys(&self) -> &'static [(&'static str, &'static str)] {
+        &[
+            ("kN", "kill it (kill -9)"),
+            ("sN", "stop it (SIGTERM)"),
+            ("lN", "lame duck mode: its clients are sent away one by one, then it ends"),
+            ("rN", "start it again"),
+            ("pN", "pause it (SIGSTOP)"),
+            ("cN", "let it continue (SIGCONT)"),
+            ("xN", "cut it off from the other servers"),
+            ("h", "heal the network"),
+        ]
+    }
+
+    fn press(&mut self, key: &str) -> Result<String> {
+        if key == "h" {
+            self.heal();
+            return Ok("the network is healed".into());
+        }
+        let (action, number) = key.split_at(key.len().min(1));
+        let at = number.parse::<usize>().ok().and_then(|number| number.checked_sub(1));
+        let at = at.filter(|at| *at < self.servers.len());
+        let at = at.with_context(|| format!("no server {number:?}"))?;
+        let server = &mut self.servers[at];
+        let done = match action {
+            "k" => server.kill().map(|()| "was killed"),
+            // A paused one would not stop.
+            "s" => server.resume().and_then(|()| server.stop()).map(|()| "was stopped"),
+            "l" => server.lame_duck().map(|()| "leaves"),
+            "r" => server.restart().map(|()| "was started"),
+            "p" => server.suspend().map(|()| "is paused"),
+            "c" => server.resume().map(|()| "continues"),
+            "x" => self.isolate(at).map(|()| "is cut off"),
+            _ => bail!("no key {action:?}"),
+        };
+        Ok(format!("n{number} {}", done.with_context(|| format!("n{number}"))?))
+    }
+
+    fn url(&self) -> String {
+        Self::url(self)
+    }
+}

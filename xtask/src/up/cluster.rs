@@ -1,0 +1,54 @@
+//! `cargo xtask up --cluster`: three servers in one terminal.
+
+use std::path::PathBuf;
+
+use anstream::println;
+use anyhow::Result;
+use testkit::{Cluster, Ports};
+
+use super::{console, prepare};
+use crate::workspace::root;
+
+/// As in `docker-compose.yml`.
+const PORTS: [Ports; 3] = [
+    Ports { nats: 4231, mqtt: 1831, monitoring: 8231 },
+    Ports { nats: 4232, mqtt: 1832, monitoring: 8232 },
+    Ports { nats: 4233, mqtt: 1833, monitoring: 8233 },
+];
+
+/// A server that leaves sends its clients away after 2 s, in place of 10.
+const CONFIGURATION: &str = "lame_duck_grace_period: \"2s\"\nlame_duck_duration: \"30s\"\n";
+
+/// Runs the servers until q or Ctrl-C.
+pub fn run(data: Option<PathBuf>, fresh: bool) -> Result<()> {
+    let data = std::path::absolute(data.unwrap_or_else(|| root().join("target/cluster")))?;
+    let name = |at: usize| format!("n{}", at + 1);
+    let mut kept = "";
+    for (at, Ports { nats, mqtt, monitoring }) in PORTS.into_iter().enumerate() {
+        let ports = [(nats, "NATS"), (mqtt, "MQTT"), (monitoring, "monitoring")];
+        kept = prepare(&data.join(name(at)).join("store"), fresh, &ports)?;
+    }
+    let mut cluster = Cluster::with_network(PORTS.len(), |at, options| {
+        let options = options.ports(PORTS[at]).folder(data.join(name(at))).config(CONFIGURATION);
+        options.on_line(console::log_of(at, &name(at)))
+    })?;
+    let of = |scheme: &str, port: fn(&Ports) -> u16| {
+        let urls = PORTS.iter().map(|ports| format!("{scheme}://localhost:{}", port(ports)));
+        urls.collect::<Vec<_>>().join(",")
+    };
+    println!("\nNATS         {}", of("nats", |ports| ports.nats));
+    println!("MQTT         {}", of("mqtt", |ports| ports.mqtt));
+    println!("monitoring   {}", of("http", |ports| ports.monitoring));
+    println!("data         {}, {kept}", data.display());
+    println!("Now, in each other terminal:\n");
+    println!("    export NATS_URL={}\n", of("nats", |ports| ports.nats));
+    println!("{}", console::menu(&cluster));
+    console::obey(&mut cluster)?;
+    for server in &mut cluster.servers {
+        if server.is_running() {
+            server.resume()?;
+            server.stop()?;
+        }
+    }
+    Ok(())
+}
