@@ -1,7 +1,6 @@
 //! The order of jobs with the same key, and what a dead one means to its successors.
 
 use std::collections::BTreeMap;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -22,9 +21,7 @@ fn submit(queue: &Queue, keys: &[&str], count: usize) -> Result<()> {
 fn freeze(queue: &Queue, worker: &mut Program) -> Result<()> {
     let sql = queue.sql()?;
     sql.execute_batch("BEGIN IMMEDIATE")?;
-    worker.signal(Signal::STOP)?;
-    // The system needs a moment to stop all its threads.
-    thread::sleep(Duration::from_millis(100));
+    worker.suspend()?;
     Ok(sql.execute_batch("COMMIT")?)
 }
 
@@ -78,7 +75,8 @@ fn keys_keep_their_order_while_workers_and_server_are_killed_and_one_is_frozen()
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_that_was_frozen_in_a_job_has_no_effect_when_it_wakes_up() -> Result<()> {
     let queue = Queue::start()?;
-    let mut frozen = queue.worker("--work 1s")?;
+    // Longer than the test needs to freeze it, and less than ACK_WAIT.
+    let mut frozen = queue.worker("--work 4s")?;
     queue.submit("invoice --key k --id first")?;
     queue.submit("invoice --key k --id second")?;
     queue.server.monitor_until("/jsz?consumers=1", |jsz| {

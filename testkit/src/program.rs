@@ -257,6 +257,19 @@ impl Program {
         Ok(kill_process(self.pid()?, if is_ignored { Signal::TERM } else { signal })?)
     }
 
+    /// Suspends the program (SIGSTOP), and returns when none of its threads runs.
+    ///
+    /// # Errors
+    ///
+    /// If the program has ended already.
+    pub fn suspend(&mut self) -> Result<()> {
+        self.signal(Signal::STOP)?;
+        let stopped = WaitIdOptions::STOPPED | WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
+        let pid = self.pid()?;
+        retry_on_intr(|| waitid(WaitId::Pid(pid), stopped))?;
+        Ok(())
+    }
+
     /// Sends a signal to the program and to every process that it has started, as a service manager
     /// does. Does nothing if all of them have ended.
     pub fn signal_all(&mut self, signal: Signal) {

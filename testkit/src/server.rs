@@ -305,7 +305,7 @@ impl Server {
     ///
     /// If it is not running.
     pub fn suspend(&mut self) -> Result<()> {
-        self.process()?.signal(Signal::STOP)
+        self.process()?.suspend()
     }
 
     /// Ends [`suspend`](Self::suspend): the server handles what has come meanwhile.
