@@ -27,6 +27,7 @@ pub struct Options {
     tls: bool,
     config: String,
     mqtt: String,
+    folder: Option<TempDir>,
 }
 
 impl Options {
@@ -57,6 +58,14 @@ impl Options {
     #[must_use]
     pub fn mqtt_tls(mut self, block: &str) -> Self {
         self.mqtt = block.into();
+        self
+    }
+
+    /// Gives the server a folder that has files already, for instance some that its configuration
+    /// includes.
+    #[must_use]
+    pub fn folder(mut self, folder: TempDir) -> Self {
+        self.folder = Some(folder);
         self
     }
 
@@ -108,8 +117,11 @@ impl Server {
     }
 
     /// Makes a server with its ports and its configuration file, and does not start it.
-    fn prepared(options: Options, name: &str, more: &str) -> Result<Self> {
-        let folder = tempfile::Builder::new().prefix("nats-server-").tempdir()?;
+    fn prepared(mut options: Options, name: &str, more: &str) -> Result<Self> {
+        let folder = match options.folder.take() {
+            Some(folder) => folder,
+            None => tempfile::Builder::new().prefix("nats-server-").tempdir()?,
+        };
         let (client, mqtt, monitoring) = (Port::claim()?, Port::claim()?, Port::claim()?);
         let mut config = format!(
             "server_name: {name}\nlisten: \"127.0.0.1:{}\"\nhttp: \"127.0.0.1:{}\"\n{}{more}",
@@ -229,6 +241,15 @@ impl Server {
         let config = fs::read_to_string(&path)?;
         ensure!(config.contains(old), "{old:?} is not in the configuration");
         fs::write(&path, config.replace(old, new))?;
+        self.reload()
+    }
+
+    /// Lets the running server read its configuration again, and waits until it has taken that over.
+    ///
+    /// # Errors
+    ///
+    /// If the server is not running or refuses it.
+    pub fn reload(&mut self) -> Result<()> {
         let process = self.process()?;
         process.signal(Signal::HUP)?;
         process.expect_stderr("Reloaded server configuration")?;
