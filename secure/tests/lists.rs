@@ -119,10 +119,12 @@ async fn tries(playground: &Playground, user: &'static User) -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_on_the_lists_of_others_is_denied() -> Result<()> {
-    let playground = Playground::start(Stage::Accounts)?;
-    let with_nkeys = users().filter(|(_, user)| user.protocol == Protocol::Nats);
-    let all = with_nkeys.map(|(_, user)| tries(&playground, user));
-    stream::iter(all).buffer_unordered(AT_A_TIME).try_collect().await
+    for playground in [Playground::start(Stage::Accounts)?, Playground::with_credentials()?] {
+        let programs = users().filter(|(_, user)| user.protocol == Protocol::Nats);
+        let all = programs.map(|(_, user)| tries(&playground, user));
+        stream::iter(all).buffer_unordered(AT_A_TIME).try_collect::<()>().await?;
+    }
+    Ok(())
 }
 
 /// A device is no NATS client.
