@@ -20,8 +20,8 @@ pub const FLOOD: &str = "flood";
 /// See [`FLOOD`].
 pub const WORK: &str = "work";
 
-/// Requests, one by one.
-const REQUESTS: &str = "5000";
+/// Requests, one by one. Beside a flood of JetStream each takes many milliseconds.
+const REQUESTS: &str = "500";
 /// Connections that try to flood.
 const CONNECTIONS: usize = 8;
 /// The message that they publish, in bytes.

@@ -122,8 +122,8 @@ impl Credentials {
             if let Some(taken) = taken.filter(|taken| taken.by == account.name) {
                 let from = self.key(taken.from)?;
                 let granted_to = taken.with_token_of.map(|it| self.key(it)).transpose()?;
-                let token = granted_to.map(|to| jwt::activation(from, to, taken.export));
-                more.push(jwt::import(from, taken.export, token.transpose()?.as_deref()));
+                let word = granted_to.map(|to| jwt::activation(from, to, taken.export));
+                more.push(jwt::import(from, taken.export, word.transpose()?.as_deref()));
             }
             let jwt = jwt::account(operator, account, |name| self.key(name), &more)?;
             let key = self.key(account.name)?.public_key();

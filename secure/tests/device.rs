@@ -34,8 +34,8 @@ fn a_sensor_that_may_not_publish_any_more_is_told_that_all_is_well() -> Result<(
     ensure!(ended.stderr.is_empty(), "{ended:?}");
     let sent = last(&ended.stdout)?;
     // Some had come before.
-    let recorded = last(&stop(recorder)?.stdout)?;
-    ensure!(recorded + 20 <= sent, "recorded #{recorded} of #{sent}");
+    let received = last(&stop(recorder)?.stdout)?;
+    ensure!(received + 20 <= sent, "recorded #{received} of #{sent}");
     let denied = playground.server.log().into_iter().find(|it| it.contains("Publish Violation"));
     let denied = denied.context("no violation")?;
     // Whose it is.

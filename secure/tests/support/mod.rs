@@ -30,7 +30,7 @@ enum Users {
     /// In the server's configuration.
     Configured(Secured),
     /// In JWTs.
-    Vouched(Credentials),
+    Vouched(Box<Credentials>),
 }
 
 impl Playground {
@@ -95,7 +95,11 @@ impl Playground {
         let tls = credentials.certificates().server_config(false);
         let operator = credentials.operator_with(taken)?;
         let options = Server::options().tls(&tls).mqtt_tls(&tls).config(&operator);
-        Ok(Self { server: options.start()?.quiet(), folder, users: Users::Vouched(credentials) })
+        Ok(Self {
+            server: options.start()?.quiet(),
+            folder,
+            users: Users::Vouched(credentials.into()),
+        })
     }
 
     /// Replaces the credentials of a user.
