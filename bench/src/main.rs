@@ -15,6 +15,7 @@ mod mqtt_bridge;
 mod queue_groups;
 mod report;
 mod rpc;
+mod secure;
 mod stage;
 
 use std::io::{Write, stderr, stdout};
@@ -37,6 +38,7 @@ const BENCHES: &[(&str, &[Step])] = &[
     ("kv", &[kv::bench]),
     ("mqtt-bridge", &[mqtt_bridge::bench]),
     ("jobs", jobs::STEPS),
+    ("secure", &[secure::bench]),
 ];
 
 /// Measures what the lessons claim, and prints medians and ratios.
@@ -62,6 +64,9 @@ fn main() -> ExitCode {
     {
         let args = args.to_vec();
         return match args.first() {
+            Some(part) if [secure::FLOOD, secure::WORK].contains(&part.as_str()) => {
+                ended(stage::run(secure::part(args)))
+            }
             Some(part) if part == jobs::PUBLISHER => ended(stage::run(jobs::part(args))),
             Some(part) if part.starts_with("bare-") => ended(stage::run(queue_groups::part(args))),
             _ => ended(stage::run(rpc::part(args))),

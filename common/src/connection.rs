@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use crate::args::{NatsArgs, url};
-use crate::explain::{explain, silent};
+use crate::explain::{explain, over_limit, silent};
 use crate::process::Stopped;
 use crate::refusals::{self, HOLDS, Refusals};
 
@@ -343,7 +343,9 @@ impl State {
         match event {
             Event::Disconnected => {
                 self.losses.send_modify(|losses| *losses += 1);
-                if !self.is_lost.swap(true, Ordering::Relaxed) {
+                // After a denial the program ends, and says why.
+                let is_denied = self.denial.get().is_some();
+                if !self.is_lost.swap(true, Ordering::Relaxed) && !is_denied {
                     tracing::warn!("lost the connection to {servers}, reconnecting");
                 }
             }
@@ -365,6 +367,11 @@ impl State {
                 if text.starts_with("Permissions Violation") =>
             {
                 self.denied(text);
+            }
+            Event::ServerError(error) if over_limit(error).is_some() => {
+                let advice = over_limit(error).unwrap_or_default();
+                let _ = self.denial.set(format!("{servers} denied it: {error}; {advice}"));
+                self.stop.cancel();
             }
             Event::ServerError(error) => tracing::warn!("{servers} reports: {error}"),
             // One for each message dropped, as long as there is room for events.
@@ -413,7 +420,7 @@ impl State {
             tracing::warn!("{servers} denied it: {text}");
         } else {
             let _ = self.denial.set(format!(
-                "{servers} denied it: {text}; connect as a user that may, with --user or --creds"
+                "{servers} denied it: {text}; connect as a user that may, with --user, --nkey or --creds"
             ));
             self.stop.cancel();
         }

@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::iter::successors;
 
-use async_nats::{ConnectError, ConnectErrorKind};
+use async_nats::{ConnectError, ConnectErrorKind, ServerError};
 
 /// What went wrong when connecting, and what to do about it.
 pub(crate) fn explain(error: &ConnectError) -> String {
@@ -18,6 +18,9 @@ pub(crate) fn explain(error: &ConnectError) -> String {
             "the challenge cannot be signed; check the seed in --nkey or --creds".into()
         }
         ConnectErrorKind::TimedOut => silent(),
+        _ if text.contains("account active connections exceeded") => format!(
+            "{text}; end another program of this account, or raise its max_connections"
+        ),
         ConnectErrorKind::Dns => format!("unknown host ({text}); check --server"),
         kind => match explain_tls(error) {
             Some(tls) => tls,
@@ -33,6 +36,19 @@ pub(crate) fn explain(error: &ConnectError) -> String {
                 "{text}; start a server with `cargo xtask up` or `docker compose up -d`, or name another with --server"
             ),
         },
+    }
+}
+
+/// What to do about a limit of the account that a message or a subscription has exceeded. None if the
+/// error is something else.
+pub(crate) fn over_limit(error: &ServerError) -> Option<&'static str> {
+    let error = error.to_string().to_lowercase();
+    if error.contains("maximum payload violation") {
+        Some("send less in one message, or raise max_payload of the account")
+    } else if error.contains("maximum subscriptions exceeded") {
+        Some("subscribe to less on one connection, or raise max_subscriptions of the account")
+    } else {
+        None
     }
 }
 

@@ -56,6 +56,7 @@ pub(crate) fn reason(event: &Event) -> Option<&'static str> {
         ("user authentication expired", "its credentials have expired"),
         ("user authentication revoked", "its credentials were revoked"),
         ("account authentication expired", "its account has expired"),
+        ("account active connections exceeded", "its account has more connections than it may"),
     ];
     reasons.into_iter().find(|(text, _)| error.contains(text)).map(|(_, reason)| reason)
 }

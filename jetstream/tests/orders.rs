@@ -390,7 +390,7 @@ fn a_limit_reached_is_an_error_that_says_how_many_are_stored() -> Result<()> {
         let stored = ids(&ended.stdout).len();
         assert!((100..5000).contains(&stored));
         assert!(line.contains(&format!("{stored} orders are stored")), "{line}");
-        assert!(line.contains("raise the server's limits"), "{line}");
+        assert!(line.contains("raise the limits of account or server"), "{line}");
         let jsz = server.monitor("/jsz?streams=1&accounts=1")?;
         let state = &jsz["account_details"][0]["stream_detail"][0]["state"];
         assert_eq!(state["messages"], stored, "{jsz:#}");

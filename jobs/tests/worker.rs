@@ -304,7 +304,7 @@ fn a_submitter_is_told_when_the_server_is_full_and_nothing_is_half_stored() -> R
     let reported = ended.stdout.iter().filter(|line| line.contains(" stored as ")).count();
     let last = ended.stderr.last().context("no line")?;
     assert!(last.starts_with(&format!("error: {reported} jobs are stored on ")), "{last}");
-    assert!(last.contains("raise the server's limits"), "{last}");
+    assert!(last.contains("raise the limits of account or server"), "{last}");
     assert!((100..5000).contains(&reported));
     let jsz = queue.server.monitor("/jsz")?;
     assert_eq!(jsz["messages"], reported, "{jsz:#}");

@@ -13,11 +13,10 @@ mod user;
 #[tokio::main]
 async fn main() -> Result<(), async_nats::Error> {
     let reply_to = std::env::args().nth(1).unwrap_or("$JS.API.STREAM.PURGE.readings".into());
-    let nats = user::connect().await?;
+    let (nats, mut denials) = user::connect().await?;
     // The answer is an error without a body.
     nats.publish_with_reply("math.sum", reply_to.clone(), "no request".into()).await?;
-    nats.flush().await?;
-    nats.drain().await?;
+    user::handled(&nats, &mut denials).await?;
     writeln!(stdout(), "asked for a sum, the reply goes to {reply_to}")?;
     Ok(())
 }

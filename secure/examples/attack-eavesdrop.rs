@@ -12,9 +12,9 @@ mod user;
 
 #[tokio::main]
 async fn main() -> Result<(), async_nats::Error> {
-    let nats = user::connect().await?;
+    let (nats, mut denials) = user::connect().await?;
     let mut replies = nats.subscribe("_INBOX.>").await?;
-    nats.flush().await?;
+    user::handled(&nats, &mut denials).await?;
     writeln!(stdout(), "listening")?;
     while let Some(reply) = replies.next().await {
         writeln!(stdout(), "{}: {}", reply.subject, String::from_utf8_lossy(&reply.payload))?;

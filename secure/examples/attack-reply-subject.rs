@@ -17,10 +17,9 @@ const ASK: &str = "$JS.API.CONSUMER.MSG.NEXT.playgrnd_stream.order_processor";
 #[tokio::main]
 async fn main() -> Result<(), async_nats::Error> {
     let reply_to = std::env::args().nth(1).unwrap_or("$JS.API.STREAM.DELETE.readings".into());
-    let nats = user::connect().await?;
+    let (nats, mut denials) = user::connect().await?;
     nats.publish_with_reply(ASK, reply_to.clone(), r#"{"batch":1,"no_wait":true}"#.into()).await?;
-    nats.flush().await?;
-    nats.drain().await?;
+    user::handled(&nats, &mut denials).await?;
     writeln!(stdout(), "asked for orders, the reply goes to {reply_to}")?;
     Ok(())
 }

@@ -12,9 +12,9 @@ mod user;
 
 #[tokio::main]
 async fn main() -> Result<(), async_nats::Error> {
-    let nats = user::connect().await?;
+    let (nats, mut denials) = user::connect().await?;
     let mut requests = nats.queue_subscribe("math.sum", "math_servers".into()).await?;
-    nats.flush().await?;
+    user::handled(&nats, &mut denials).await?;
     writeln!(stdout(), "waiting for requests on math.sum")?;
     while let Some(request) = requests.next().await {
         // As the Services API of the client libraries does it: an error is in the headers.

@@ -8,13 +8,59 @@
 pub struct Account {
     /// Its name in nats-server's configuration.
     pub name: &'static str,
-    /// Whether it may have streams and buckets.
-    pub jetstream: bool,
+    /// How much of nats-server its programs may use.
+    pub limits: Limits,
+    /// How much its streams and buckets may hold; none if it may not have any.
+    pub storage: Option<Storage>,
     /// Its users.
     pub users: &'static [User],
     /// What other accounts may use.
     pub exports: &'static [Export],
 }
+
+/// How much of nats-server the programs of an account may use. None of it is about time: a program
+/// may publish as fast as it can.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Connections at a time, of all its users together.
+    pub connections: u32,
+    /// Subscriptions of each connection.
+    pub subscriptions: u32,
+    /// The longest message, in bytes, headers included.
+    pub payload: u32,
+}
+
+/// How much the streams and buckets of an account may hold together.
+#[derive(Clone, Copy, Debug)]
+pub struct Storage {
+    /// Bytes in memory.
+    pub memory: u64,
+    /// Bytes in files.
+    pub file: u64,
+    /// Streams and buckets.
+    pub streams: u32,
+    /// Consumers of each stream.
+    pub consumers: u32,
+}
+
+const KB: u32 = 1 << 10;
+const MB: u64 = 1 << 20;
+/// Programs that exchange short messages.
+const SMALL: Limits = Limits { connections: 20, subscriptions: 200, payload: 4 * KB };
+/// Messages as long as nats-server takes them by default.
+const LARGE: Limits = Limits { payload: 1024 * KB, ..SMALL };
+/// Many devices.
+const DEVICES: Limits = Limits { connections: 100, ..SMALL };
+/// Enough for the lessons.
+const STORAGE: Storage = Storage { memory: 64 * MB, file: 256 * MB, streams: 10, consumers: 200 };
+/// The account of the lesson's first steps, for all programs.
+pub const ALL: Account = Account {
+    name: "PLAYGROUND",
+    limits: Limits { connections: 100, ..LARGE },
+    storage: Some(Storage { memory: 256 * MB, file: 1024 * MB, streams: 40, ..STORAGE }),
+    users: &[],
+    exports: &[],
+};
 
 /// A program, and what it may do.
 #[derive(Debug)]
@@ -70,13 +116,15 @@ const fn nats(
 pub const ACCOUNTS: &[Account] = &[
     Account {
         name: "HELLO",
-        jetstream: false,
+        limits: SMALL,
+        storage: None,
         users: &[nats("hello", &["hello"], &["hello"])],
         exports: &[],
     },
     Account {
         name: "LOGS",
-        jetstream: false,
+        limits: SMALL,
+        storage: None,
         users: &[
             nats("log-publisher", &["logs.process"], &[]),
             nats("log-worker", &[], &["logs.process log_workers"]),
@@ -85,7 +133,8 @@ pub const ACCOUNTS: &[Account] = &[
     },
     Account {
         name: "MATH",
-        jetstream: false,
+        limits: SMALL,
+        storage: None,
         users: &[
             nats("math-server", &[IMPORTED_REPLIES], &["math.sum math_servers"]),
             nats(
@@ -99,7 +148,8 @@ pub const ACCOUNTS: &[Account] = &[
     },
     Account {
         name: "OFFICE",
-        jetstream: false,
+        limits: SMALL,
+        storage: None,
         users: &[
             nats("math-client", &["math.sum"], &["_INBOX.math-client.>"]),
             nats("backend", &[], &["device.temp"]),
@@ -108,7 +158,8 @@ pub const ACCOUNTS: &[Account] = &[
     },
     Account {
         name: "ORDERS",
-        jetstream: true,
+        limits: SMALL,
+        storage: Some(STORAGE),
         users: &[
             nats(
                 "order-publisher",
@@ -131,7 +182,8 @@ pub const ACCOUNTS: &[Account] = &[
     },
     Account {
         name: "CONFIG",
-        jetstream: true,
+        limits: LARGE,
+        storage: Some(STORAGE),
         users: &[
             nats(
                 "config-admin",
@@ -163,7 +215,8 @@ pub const ACCOUNTS: &[Account] = &[
     },
     Account {
         name: "PLANT",
-        jetstream: true,
+        limits: DEVICES,
+        storage: Some(STORAGE),
         users: &[
             User {
                 name: "sensor-1",
@@ -191,7 +244,8 @@ pub const ACCOUNTS: &[Account] = &[
     },
     Account {
         name: "JOBS",
-        jetstream: true,
+        limits: LARGE,
+        storage: Some(STORAGE),
         users: &[
             nats(
                 "job-submit",

@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use nkeys::KeyPair;
-use testkit::{Certificates, write_secret};
+use testkit::{Certificates, Ports, write_secret};
 
-use crate::access::{ACCOUNTS, Protocol, User, users};
-use crate::files::{Form, Ports, secret_file, write_server};
-use crate::jwt;
+use crate::access::{ACCOUNTS, Export, Protocol, User, users};
+use crate::files::{Form, secret_file, write_server};
+use crate::jwt::{self, Terms};
 
 /// The name of the configuration file.
 pub const FILE: &str = "creds.conf";
@@ -47,7 +47,7 @@ impl Credentials {
             write_secret(&made.folder.join(format!("{}.nk", account.name)), &seed)?;
         }
         for (_, user) in users() {
-            made.vouch(user.name, None)?;
+            made.vouch(user.name, Terms::default())?;
         }
         Ok(made)
     }
@@ -56,16 +56,15 @@ impl Credentials {
         self.keys.get(name).with_context(|| format!("no key of {name}"))
     }
 
-    /// Writes the file of a user, which is valid until a time in seconds since 1970-01-01 UTC, or
-    /// for ever.
+    /// Writes the file of a user.
     ///
     /// # Errors
     ///
     /// If there is no such user, or its file cannot be written.
-    pub fn vouch(&self, name: &str, until: Option<u64>) -> Result<()> {
+    pub fn vouch(&self, name: &str, terms: Terms) -> Result<()> {
         let (account, user) = users().find(|(_, it)| it.name == name).context("no such user")?;
         let key = self.key(name)?;
-        let jwt = jwt::user(self.key(account.name)?, user, key, until)?;
+        let jwt = jwt::user(self.key(account.name)?, user, key, terms)?;
         let text = match user.protocol {
             Protocol::Nats => credentials(&jwt, &key.seed()?),
             Protocol::Mqtt => jwt,
@@ -82,7 +81,7 @@ impl Credentials {
         let (protocol, all) = (Protocol::Nats, &[">"]);
         let admin = User { name: "admin", protocol, publish: all, subscribe: all };
         let key = KeyPair::new_user();
-        let jwt = jwt::user(self.key(account)?, &admin, &key, None)?;
+        let jwt = jwt::user(self.key(account)?, &admin, &key, Terms::default())?;
         Ok(credentials(&jwt, &key.seed()?))
     }
 
@@ -101,19 +100,34 @@ impl Credentials {
     ///
     /// # Errors
     ///
-    /// If a key cannot sign.
+    /// If a key is missing, or cannot sign.
     pub fn operator(&self) -> Result<String> {
+        self.operator_with(None)
+    }
+
+    /// The same, for tests: an account also imports what was exported to another one.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`operator`](Self::operator).
+    pub fn operator_with(&self, taken: Option<Taken>) -> Result<String> {
         let (operator, system) = (&self.operator, &self.system_account);
-        let public_key =
-            |name: &str| self.keys.get(name).map(KeyPair::public_key).unwrap_or_default();
         let mut lines = vec![format!(
             "  # SYS\n  {}: {}\n",
             system.public_key(),
             jwt::system_account(operator, system)?
         )];
         for account in ACCOUNTS {
-            let jwt = jwt::account(operator, account, public_key)?;
-            lines.push(format!("  # {}\n  {}: {jwt}\n", account.name, public_key(account.name)));
+            let mut more = Vec::new();
+            if let Some(taken) = taken.filter(|taken| taken.by == account.name) {
+                let from = self.key(taken.from)?;
+                let granted_to = taken.with_token_of.map(|it| self.key(it)).transpose()?;
+                let word = granted_to.map(|to| jwt::activation(from, to, taken.export));
+                more.push(jwt::import(from, taken.export, word.transpose()?.as_deref()));
+            }
+            let jwt = jwt::account(operator, account, |name| self.key(name), &more)?;
+            let key = self.key(account.name)?.public_key();
+            lines.push(format!("  # {}\n  {key}: {jwt}\n", account.name));
         }
         Ok(format!(
             "operator: {}\nsystem_account: {}\nresolver: MEMORY\nresolver_preload {{\n{}}}\n",
@@ -128,6 +142,19 @@ impl Credentials {
     pub fn certificates(&self) -> &Certificates {
         &self.certificates
     }
+}
+
+/// An import of an account to which nothing was exported.
+#[derive(Clone, Copy, Debug)]
+pub struct Taken {
+    /// The account that imports.
+    pub by: &'static str,
+    /// The account that exports.
+    pub from: &'static str,
+    /// What it exports.
+    pub export: &'static Export,
+    /// The account for which the exporting account has signed the token, if there is one.
+    pub with_token_of: Option<&'static str>,
 }
 
 fn credentials(jwt: &str, seed: &str) -> String {

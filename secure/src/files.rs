@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use nkeys::KeyPair;
-use testkit::{Certificates, Server, write_secret};
+use testkit::{Certificates, Ports, Server, write_secret};
 
 use crate::access::{Protocol, User, inbox_prefix, users};
 use crate::configuration::{Entry, Stage, accounts};
@@ -15,6 +15,10 @@ use crate::configuration::{Entry, Stage, accounts};
 /// everything else.
 pub const SERVER: &str = "server.conf";
 
+/// How much work it is to compare a password. The least there is, as this password is drawn at random
+/// (26 characters of 5 bits) and cannot be guessed. A password that a person has chosen needs 12.
+const COST: u32 = 4;
+
 /// How nats-server knows users and accounts.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Form {
@@ -22,17 +26,6 @@ pub enum Form {
     Configuration,
     /// An operator vouches for accounts, and an account for its users, in JWTs.
     Jwt,
-}
-
-/// The ports of a server on this machine.
-#[derive(Clone, Copy, Debug)]
-pub struct Ports {
-    /// For NATS clients.
-    pub nats: u16,
-    /// For MQTT clients.
-    pub mqtt: u16,
-    /// For monitoring, by HTTPS.
-    pub monitoring: u16,
 }
 
 /// The folder with all files. Only this user may read those with secrets.
@@ -61,9 +54,12 @@ impl Secured {
                 }
                 Protocol::Mqtt => {
                     let password = KeyPair::new_user().seed()?.split_off(32);
+                    // As in `nkey`, the configuration can only check the secret.
+                    let hash = bcrypt::hash_with_result(&password, COST)?;
                     let login = format!(
-                        "user: \"{}\", password: \"{password}\", allowed_connection_types: [\"MQTT\"]",
-                        user.name
+                        "user: \"{}\", password: \"{}\", allowed_connection_types: [\"MQTT\"]",
+                        user.name,
+                        hash.format_for_version(bcrypt::Version::TwoA)
                     );
                     (password, login)
                 }
@@ -81,7 +77,7 @@ impl Secured {
     /// If the files cannot be written.
     pub fn configure(&self, ports: Ports) -> Result<()> {
         for stage in [Stage::Open, Stage::Lists, Stage::Accounts] {
-            let accounts = self.accounts(stage, None);
+            let accounts = self.accounts(stage, None)?;
             let text = format!("include \"server.conf\"\n\n{accounts}");
             write_secret(&self.folder.join(stage.file()), &text)?;
         }
@@ -89,9 +85,15 @@ impl Secured {
     }
 
     /// The `accounts` block of a configuration.
-    #[must_use]
-    pub fn accounts(&self, stage: Stage, without: Option<Entry>) -> String {
-        let login = |user: &User| self.logins.get(user.name).cloned().unwrap_or_default();
+    ///
+    /// # Errors
+    ///
+    /// If a user has no key.
+    pub fn accounts(&self, stage: Stage, without: Option<Entry>) -> Result<String> {
+        let login = |user: &User| {
+            let login = self.logins.get(user.name).cloned();
+            login.with_context(|| format!("no key of {}", user.name))
+        };
         accounts(stage, login, without)
     }
 
@@ -103,25 +105,20 @@ impl Secured {
 }
 
 /// Starts a private server at a stage of the lesson. Its folder has the files where the README says,
-/// in `target/secure`.
+/// in `target/secure`, and it reads the accounts from there.
 ///
 /// # Errors
 ///
 /// If the files cannot be written, or the server does not start.
 pub fn start(stage: Stage) -> Result<Server> {
-    let made = tempfile::tempdir()?;
-    let secured = Secured::create(made.path())?;
+    const FILES: &str = "target/secure";
+    let folder = tempfile::Builder::new().prefix("nats-server-").tempdir()?;
+    let files = folder.path().join(FILES);
+    let secured = Secured::create(&files)?;
+    write_secret(&files.join(stage.file()), &secured.accounts(stage, None)?)?;
     let tls = secured.certificates.server_config(false);
-    let options = Server::options().tls(&tls).mqtt_tls(&tls);
-    let server = options.config(&secured.accounts(stage, None)).start()?;
-    // nats-server has read them.
-    let folder = server.folder().join("target/secure");
-    fs::create_dir_all(&folder)?;
-    for entry in fs::read_dir(made.path())? {
-        let path = entry?.path();
-        fs::copy(&path, folder.join(path.file_name().unwrap_or_default()))?;
-    }
-    Ok(server)
+    let include = format!("include \"{FILES}/{}\"", stage.file());
+    Server::options().tls(&tls).mqtt_tls(&tls).config(&include).temporary(folder).start()
 }
 
 /// Writes the part of a configuration that is about the server: ports, TLS, JetStream.

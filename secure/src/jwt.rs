@@ -10,7 +10,7 @@ use data_encoding::BASE64URL_NOPAD;
 use nkeys::KeyPair;
 use serde_json::{Value, json};
 
-use crate::access::{ACCOUNTS, Account, Kind, Protocol, User};
+use crate::access::{ACCOUNTS, Account, Export, Kind, Limits, Protocol, Storage, User};
 
 /// Vouches for an operator, by itself.
 pub fn operator(operator: &KeyPair, system_account: &KeyPair) -> Result<String> {
@@ -22,67 +22,110 @@ pub fn operator(operator: &KeyPair, system_account: &KeyPair) -> Result<String> 
 
 /// Vouches for an account with nothing but its name: the system account.
 pub fn system_account(operator: &KeyPair, key: &KeyPair) -> Result<String> {
-    let nats = json!({ "type": "account", "version": 2, "limits": limits(false) });
+    let nats = json!({ "type": "account", "version": 2, "limits": limits(None, None) });
     sign(operator, &key.public_key(), "SYS", None, &nats)
 }
 
-/// Vouches for an account. `public_key` returns the public key of an account of that name.
-pub fn account(
+/// Vouches for an account. `key` returns the key of an account of that name. `more` are further
+/// imports.
+pub fn account<'a>(
     operator: &KeyPair,
     account: &Account,
-    public_key: impl Fn(&str) -> String,
+    key: impl Fn(&str) -> Result<&'a KeyPair>,
+    more: &[Value],
 ) -> Result<String> {
-    let word = |kind| match kind {
-        Kind::Service => "service",
-        Kind::Stream => "stream",
-    };
-    let exports: Vec<_> = account
-        .exports
-        .iter()
-        .map(|export| {
-            json!({ "name": export.subject, "subject": export.subject, "type": word(export.kind) })
+    let exports = account.exports.iter().map(|export| {
+        json!({
+            "name": export.subject, "subject": export.subject, "type": word(export.kind),
+            // Without it, all accounts of the operator may import it.
+            "token_req": true,
         })
-        .collect();
-    let imports = ACCOUNTS.iter().flat_map(|from| from.exports.iter().map(move |it| (from, it)));
-    let imports: Vec<_> = imports
-        .filter(|(_, export)| export.to == account.name)
-        .map(|(from, export)| {
-            json!({
-                "name": export.subject, "subject": export.subject, "type": word(export.kind),
-                "account": public_key(from.name),
-            })
-        })
-        .collect();
-    let nats = json!({
-        "type": "account", "version": 2, "limits": limits(account.jetstream),
-        "exports": exports, "imports": imports,
     });
-    sign(operator, &public_key(account.name), account.name, None, &nats)
+    let mut imports = Vec::new();
+    for from in ACCOUNTS {
+        for export in from.exports.iter().filter(|export| export.to == account.name) {
+            let token = activation(key(from.name)?, key(account.name)?, export)?;
+            imports.push(import(key(from.name)?, export, Some(&token)));
+        }
+    }
+    imports.extend_from_slice(more);
+    let nats = json!({
+        "type": "account", "version": 2, "limits": limits(Some(account.limits), account.storage),
+        "exports": exports.collect::<Vec<_>>(), "imports": imports,
+    });
+    sign(operator, &key(account.name)?.public_key(), account.name, None, &nats)
 }
 
-/// Vouches for a user, until a time in seconds since 1970-01-01 UTC, or for ever.
-pub fn user(account: &KeyPair, user: &User, key: &KeyPair, until: Option<u64>) -> Result<String> {
+/// An entry of the imports of an account. `token` is the other account's word that it may.
+pub fn import(from: &KeyPair, export: &Export, token: Option<&str>) -> Value {
+    let mut import = json!({
+        "name": export.subject, "subject": export.subject, "type": word(export.kind),
+        "account": from.public_key(),
+    });
+    if let Some(token) = token {
+        import["token"] = token.into();
+    }
+    import
+}
+
+/// An account's word that another one may use its export.
+pub fn activation(from: &KeyPair, to: &KeyPair, export: &Export) -> Result<String> {
+    let nats = json!({
+        "type": "activation", "version": 2, "subject": export.subject, "kind": word(export.kind),
+    });
+    sign(from, &to.public_key(), export.subject, None, &nats)
+}
+
+fn word(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Service => "service",
+        Kind::Stream => "stream",
+    }
+}
+
+/// Vouches for a user.
+pub fn user(account: &KeyPair, user: &User, key: &KeyPair, terms: Terms) -> Result<String> {
     let list = |subjects: &[&str]| {
         if subjects.is_empty() { json!({ "deny": [">"] }) } else { json!({ "allow": subjects }) }
     };
     let is_device = user.protocol == Protocol::Mqtt;
     let nats = json!({
-        "type": "user", "version": 2, "subs": -1, "data": -1, "payload": -1,
+        // nats-server enforces the limits on subscriptions and payload, but not that on data.
+        "type": "user", "version": 2, "subs": -1, "data": -1,
+        "payload": terms.payload.map_or(-1, i64::from),
         "pub": list(user.publish), "sub": list(user.subscribe),
         // An MQTT client cannot sign: the document alone is its password.
         "bearer_token": is_device,
         "allowed_connection_types": [if is_device { "MQTT" } else { "STANDARD" }],
     });
-    sign(account, &key.public_key(), user.name, until, &nats)
+    sign(account, &key.public_key(), user.name, terms.until, &nats)
 }
 
-fn limits(jetstream: bool) -> Value {
-    let storage = if jetstream { -1 } else { 0 };
-    json!({
-        "subs": -1, "data": -1, "payload": -1, "imports": -1, "exports": -1, "wildcards": true,
-        "conn": -1, "leaf": -1, "mem_storage": storage, "disk_storage": storage,
-        "streams": storage, "consumer": storage,
-    })
+/// What holds for a user, besides the lists.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Terms {
+    /// The end of its credentials, in seconds since 1970-01-01 UTC.
+    pub until: Option<u64>,
+    /// The longest message, in bytes, if that is less than its account's.
+    pub payload: Option<u32>,
+}
+
+fn limits(limits: Option<Limits>, storage: Option<Storage>) -> Value {
+    let all = -1_i64;
+    let of = |limit: fn(Limits) -> u32| limits.map_or(all, |limits| limit(limits).into());
+    let mut limits = json!({
+        "subs": of(|it| it.subscriptions), "conn": of(|it| it.connections),
+        "payload": of(|it| it.payload),
+        "data": all, "imports": all, "exports": all, "leaf": all, "wildcards": true,
+    });
+    // Without them, the account has no JetStream.
+    if let Some(storage) = storage {
+        limits["mem_storage"] = storage.memory.into();
+        limits["disk_storage"] = storage.file.into();
+        limits["streams"] = storage.streams.into();
+        limits["consumer"] = storage.consumers.into();
+    }
+    limits
 }
 
 fn sign(

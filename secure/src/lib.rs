@@ -8,5 +8,6 @@ mod files;
 mod jwt;
 
 pub use configuration::Stage;
-pub use credentials::Credentials;
-pub use files::{Form, Ports, SERVER, Secured, environment, secret_file, start};
+pub use credentials::{Credentials, Taken};
+pub use files::{Form, SERVER, Secured, environment, secret_file, start};
+pub use jwt::Terms;

@@ -8,7 +8,7 @@ use futures::StreamExt;
 use secured::Stage;
 use tokio::time::timeout;
 
-use crate::support::{PATIENCE, Playground, stop};
+use crate::support::{PATIENCE, Playground, handled, stop};
 
 const DELETE: &str = "$JS.API.STREAM.DELETE.readings";
 const PURGE: &str = "$JS.API.STREAM.PURGE.readings";
@@ -65,7 +65,7 @@ async fn lists_stop_it_and_so_do_accounts_without_lists() -> Result<()> {
     // A user with all rights in another account hears nothing.
     let bystander = playground.bystander("ORDERS").await?;
     let mut replies = bystander.subscribe("_INBOX.>").await?;
-    bystander.flush().await?;
+    handled(&bystander).await?;
     let server = playground.start_program("math-server", "", "waiting")?;
     playground.run("math-client", "17 25")?;
     // In its own account, and after the reply in order of time.
@@ -84,7 +84,7 @@ async fn watch(
 ) -> Result<Subscriber> {
     let client = playground.bystander(account).await?;
     let watched = client.subscribe(subject).await?;
-    client.flush().await?;
+    handled(&client).await?;
     Ok(watched)
 }
 

@@ -3,11 +3,16 @@
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
+use async_nats::RequestErrorKind;
+use futures::StreamExt;
+use secured::access::ACCOUNTS;
+use secured::{Taken, Terms};
 use testkit::Program;
+use tokio::time::timeout;
 
 use crate::lessons::play;
 use crate::lists::{for_each, lessons};
-use crate::support::{PATIENCE, Playground, stop};
+use crate::support::{PATIENCE, Playground, handled, stop};
 
 #[test]
 fn with_credentials_each_program_plays_its_lesson() -> Result<()> {
@@ -20,16 +25,16 @@ fn with_credentials_each_program_plays_its_lesson() -> Result<()> {
 /// Seconds in which programs start and connect, on a busy machine too.
 const EXPIRES: u64 = 8;
 
-fn in_seconds(seconds: u64) -> Result<u64> {
-    Ok(SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs() + seconds)
+fn in_seconds(seconds: u64) -> Result<Terms> {
+    let until = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs() + seconds;
+    Ok(Terms { until: Some(until), ..Default::default() })
 }
 
 #[test]
 fn a_program_whose_credentials_expire_says_so_once_and_works_again_when_they_are_replaced()
 -> Result<()> {
     let playground = Playground::with_credentials()?;
-    let credentials = playground.credentials.as_ref().context("no credentials")?;
-    credentials.vouch("log-worker", Some(in_seconds(EXPIRES)?))?;
+    playground.vouch("log-worker", in_seconds(EXPIRES)?)?;
     let mut worker = playground.start_program("log-worker", "", "waiting")?;
     worker.expect_stderr("its credentials have expired")?;
     let expired = Instant::now();
@@ -46,7 +51,7 @@ fn a_program_whose_credentials_expire_says_so_once_and_works_again_when_they_are
     let lines = worker.stderr();
     ensure!(lines.len() == 2, "{lines:?}");
     // It reads its file again.
-    credentials.vouch("log-worker", None)?;
+    playground.vouch("log-worker", Terms::default())?;
     worker.expect_stderr("connected to")?;
     playground.run("log-publisher", "--count 3")?;
     worker.expect("log 3")?;
@@ -77,8 +82,7 @@ fn a_program_that_runs_once_gives_up_when_its_credentials_expire() -> Result<()>
             let playground = Playground::with_credentials()?;
             let math_server = playground.start_program("math-server", "", "waiting")?;
             playground.run("job-submit", "email")?;
-            let credentials = playground.credentials.as_ref().context("no credentials")?;
-            credentials.vouch(user, Some(in_seconds(EXPIRES)?))?;
+            playground.vouch(user, in_seconds(EXPIRES)?)?;
             let mut command = playground.command(user, args)?;
             let mut program = Program::spawn(&mut command)?.quiet().timeout(PATIENCE);
             let ended = program.wait()?;
@@ -89,4 +93,57 @@ fn a_program_that_runs_once_gives_up_when_its_credentials_expire() -> Result<()>
             Ok(())
         },
     )
+}
+
+/// A request from an account to which `math.sum` is not exported, and one from the account to which it is.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_export_is_for_one_account_only() -> Result<()> {
+    let math = ACCOUNTS.iter().find(|account| account.name == "MATH").context("no MATH")?;
+    let export = math.exports.first().context("no export")?;
+    for with_token_of in [None, Some("OFFICE"), Some("ORDERS")] {
+        let taken = Taken { by: "ORDERS", from: "MATH", export, with_token_of };
+        let playground = Playground::with_taken(Some(taken))?;
+        let server = playground.start_program("math-server", "", "waiting")?;
+        if with_token_of == Some("OFFICE") {
+            // That of its neighbour: nats-server does not accept the account at all.
+            let error = playground.bystander("ORDERS").await.err().context("it has connected")?;
+            ensure!(format!("{error:#}").contains("authorization violation"), "{error:#}");
+            let said = "activation token doesn't match account";
+            ensure!(playground.server.log().iter().any(|line| line.contains(said)));
+        } else {
+            let client = playground.bystander("ORDERS").await?;
+            let answer = client.request("math.sum", r#"{"x":17,"y":25}"#.into()).await;
+            if with_token_of.is_some() {
+                // So it is the token that makes the difference.
+                answer.context("not with its own token")?;
+            } else {
+                let kind = answer.err().context("it was answered")?.kind();
+                ensure!(kind == RequestErrorKind::NoResponders, "{kind:?}");
+            }
+        }
+        playground.run("math-client", "17 25")?;
+        stop(server)?;
+    }
+    Ok(())
+}
+
+/// The same for a stream.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_exported_stream_is_for_one_account_only() -> Result<()> {
+    let plant = ACCOUNTS.iter().find(|account| account.name == "PLANT").context("no PLANT")?;
+    let export = plant.exports.first().context("no export")?;
+    let taken = Taken { by: "ORDERS", from: "PLANT", export, with_token_of: None };
+    let playground = Playground::with_taken(Some(taken))?;
+    let thief = playground.bystander("ORDERS").await?;
+    let mut stolen = thief.subscribe("device.temp").await?;
+    let mut backend = playground.start_program("backend", "", "waiting")?;
+    handled(&thief).await?;
+    playground.run("sensor", "--count 1")?;
+    backend.expect("#1")?;
+    // In its own account, and after the reading in order of time.
+    thief.publish("device.temp", "end".into()).await?;
+    let first = timeout(PATIENCE, stolen.next()).await?;
+    ensure!(first.is_some_and(|it| it.payload == "end"), "it heard a reading");
+    stop(backend)?;
+    Ok(())
 }

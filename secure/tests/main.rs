@@ -2,8 +2,10 @@
 
 mod attacks;
 mod credentials;
+mod device;
 mod files;
 mod lessons;
+mod limits;
 mod lists;
 mod readme;
 mod support;

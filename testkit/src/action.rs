@@ -9,6 +9,15 @@ pub enum Action {
     Run(Run),
     /// Kills the programs of the scene that have this name, or its server (`pkill -KILL -x`).
     Kill(String),
+    /// Edits a file in the folder of the scene's server (`sed -i.bak`).
+    Edit {
+        /// What `sed` does.
+        script: String,
+        /// The file.
+        path: String,
+    },
+    /// Lets the scene's server read its configuration again (`pkill -HUP -x nats-server`).
+    Reload,
     /// Starts the scene's server again if it is not running (`cargo xtask up`).
     Up {
         /// Whether it starts with an empty store (`--fresh`).
@@ -46,6 +55,10 @@ impl Action {
         let variables = words.iter().take_while(|word| is_assignment(word));
         let env: Vec<_> = variables.filter_map(assignment).collect();
         match &words[env.len()..] {
+            ["pkill", "-HUP", "-x", "nats-server"] => Ok(Self::Reload),
+            ["sed", "-i.bak", script, path] if path.starts_with("target/") => {
+                Ok(Self::Edit { script: (*script).to_owned(), path: (*path).to_owned() })
+            }
             ["pkill", "-KILL", "-x", name] => {
                 // Linux keeps no more of a process's name.
                 ensure!(
@@ -70,7 +83,8 @@ impl Action {
                 Run::parse(rest, env).map(Self::Run).with_context(|| format!("`{command}`"))
             }
             _ => bail!(
-                "`{command}`: expected cargo run, cargo xtask up, export, pkill -KILL -x NAME, or \
+                "`{command}`: expected cargo run, cargo xtask up, export, pkill -KILL -x NAME, \
+                 pkill -HUP -x nats-server, sed -i.bak SCRIPT target/…, or \
                  printf '…' | nc -w 1 localhost 4222 > /dev/null"
             ),
         }
@@ -163,6 +177,11 @@ mod tests {
                 }),
             ),
             ("pkill -KILL -x math-server", Action::Kill("math-server".into())),
+            ("pkill -HUP -x nats-server", Action::Reload),
+            (
+                "sed -i.bak '/a b/d' target/x.conf",
+                Action::Edit { script: "/a b/d".into(), path: "target/x.conf".into() },
+            ),
             ("cargo xtask up", Action::Up { fresh: false }),
             ("cargo xtask up --secure=lists --fresh", Action::Up { fresh: true }),
             (
@@ -184,6 +203,8 @@ mod tests {
             "cargo run --bin x",
             "export A",
             "cargo xtask up --creds",
+            "pkill -HUP -x math-server",
+            "sed -i.bak d /etc/passwd",
             "rm -rf /",
             "",
             "A=b",

@@ -33,7 +33,9 @@ use crate::server::Server;
 /// | `cargo xtask up` | starts that server again, with its store, if it is not running; the lines below are not compared |
 /// | `cargo xtask up --fresh` | the same with an empty store |
 /// | `cargo xtask up --secure` | the same; the server is what [`check_on`](Lesson::check_on) was given |
-/// | `export NAME=value` | sets an environment variable for the commands below it, with this server's ports |
+/// | `pkill -HUP -x nats-server` | lets the server of this scene read its configuration again |
+/// | `sed -i.bak SCRIPT target/…` | edits a file in the server's folder |
+/// | `export NAME=value` | sets an environment variable for the commands below it, with this server's ports; `"$(cat FILE)"` is the text of a file in its folder |
 /// | `printf 'PUB hello 2\r\nhi\r\n' \| nc -w 1 localhost 4222 > /dev/null` | sends these bytes to the server |
 ///
 /// # How a program ends

@@ -1,6 +1,7 @@
 //! Plays the terminals of one heading of a README.
 
 use std::collections::HashMap;
+use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
 use std::os::unix::process::ExitStatusExt;
@@ -122,12 +123,16 @@ impl Host<'_> {
         }
     }
 
-    /// The value with the ports of this server in place of the usual ones.
-    fn here(&self, value: &str) -> String {
-        let Self::Own(server) = self else { return value.to_owned() };
+    /// The value with the ports of this server in place of the usual ones, and with the text of a
+    /// file in place of `$(cat FILE)`.
+    fn here(&self, value: &str) -> Result<String> {
+        let Self::Own(server) = self else { return Ok(value.to_owned()) };
+        if let Some(file) = value.strip_prefix("$(cat ").and_then(|rest| rest.strip_suffix(')')) {
+            return fs::read_to_string(server.folder().join(file)).context(file.to_owned());
+        }
         let nats = format!("//localhost:{}", server.port());
         let mqtt = format!("//localhost:{}", server.mqtt_port());
-        value.replace("//localhost:4222", &nats).replace("//localhost:8883", &mqtt)
+        Ok(value.replace("//localhost:4222", &nats).replace("//localhost:8883", &mqtt))
     }
 
     fn own(&mut self) -> Result<&mut Server> {
@@ -223,6 +228,12 @@ impl Stage<'_> {
         match Action::parse(&step.command)? {
             Action::Kill(name) => self.kill(&name)?,
             Action::Send(bytes) => send(self.host.own()?, &bytes)?,
+            Action::Reload => self.host.own()?.reload()?,
+            Action::Edit { script, path } => {
+                let file = self.host.own()?.folder().join(path);
+                let edited = Command::new("sed").args(["-i.bak", &script]).arg(file).status();
+                ensure!(edited.context("cannot run sed")?.success(), "sed failed");
+            }
             Action::Up { fresh } => {
                 if let Host::Own(server) = &mut self.host
                     && !server.is_running()
@@ -237,9 +248,9 @@ impl Stage<'_> {
             }
             Action::Export(variables) => {
                 let exported = self.exported.entry(at.0).or_default();
-                exported.extend(
-                    variables.into_iter().map(|(name, value)| (name, self.host.here(&value))),
-                );
+                for (name, value) in variables {
+                    exported.push((name, self.host.here(&value)?));
+                }
             }
             Action::Run(run) => return self.run(step, at, &run, path, on_line),
         }

@@ -34,6 +34,7 @@ pub struct Options {
     mqtt: String,
     ports: Option<Ports>,
     folder: Option<PathBuf>,
+    temporary: Option<TempDir>,
     on_line: Watched,
 }
 
@@ -133,6 +134,14 @@ impl Options {
         self
     }
 
+    /// Gives the server a folder that has files already, for instance some that its configuration
+    /// includes.
+    #[must_use]
+    pub fn temporary(mut self, folder: TempDir) -> Self {
+        self.temporary = Some(folder);
+        self
+    }
+
     /// Starts the server, and waits until it is ready.
     ///
     /// # Errors
@@ -150,14 +159,13 @@ impl Options {
     /// # Errors
     ///
     /// If its files cannot be written.
-    pub fn prepare(self) -> Result<Server> {
-        let temporary = match &self.folder {
-            Some(folder) => {
-                fs::create_dir_all(folder)?;
-                None
-            }
-            None => Some(tempfile::Builder::new().prefix("nats-server-").tempdir()?),
-        };
+    pub fn prepare(mut self) -> Result<Server> {
+        let mut temporary = self.temporary.take();
+        if let Some(folder) = &self.folder {
+            fs::create_dir_all(folder)?;
+        } else if temporary.is_none() {
+            temporary = Some(tempfile::Builder::new().prefix("nats-server-").tempdir()?);
+        }
         let folder = temporary.as_ref().map(TempDir::path).or(self.folder.as_deref());
         let folder = folder.context("no folder")?.to_owned();
         let [client, mqtt, monitoring] = match self.ports {
@@ -350,6 +358,15 @@ impl Server {
         let config = fs::read_to_string(&path)?;
         ensure!(config.contains(old), "{old:?} is not in the configuration");
         fs::write(&path, config.replace(old, new))?;
+        self.reload()
+    }
+
+    /// Lets the running server read its configuration again, and waits until it has taken that over.
+    ///
+    /// # Errors
+    ///
+    /// If the server is not running or refuses it.
+    pub fn reload(&mut self) -> Result<()> {
         let process = self.process()?;
         process.signal(Signal::HUP)?;
         process.expect_stderr("Reloaded server configuration")?;

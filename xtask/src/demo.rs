@@ -62,7 +62,7 @@ fn play(name: &str, programs: &HashMap<String, PathBuf>, server: Option<&str>) -
     for scene in lesson.scenes.iter().filter(|scene| scene.section == "Run it") {
         let mut own = match (name, server) {
             // Its scenes say how their server is secured.
-            ("secure", _) => Some(secured::start(Stage::of(scene.first_command()))?.quiet()),
+            ("secure", _) => Some(secured::start(Stage::of(scene.first_command())?)?.quiet()),
             (_, Some(_)) => None,
             (_, None) => Some(Server::start()?.quiet()),
         };

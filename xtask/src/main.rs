@@ -15,7 +15,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Parser, Subcommand};
+use secured::Stage;
+use testkit::Ports;
 
 /// Runs, checks and extends NATS Playground.
 #[derive(Parser)]
@@ -48,14 +51,24 @@ enum Task {
         fresh: bool,
         /// Makes users and certificates, and lets each program do only what it needs. The earlier
         /// stages of the lesson: one account in which all may do everything, or with lists
-        #[arg(long, value_name = "STAGE", num_args = 0..=1, require_equals = true, default_missing_value = "accounts")]
-        secure: Option<up::SecureStage>,
+        #[arg(
+            long,
+            value_name = "STAGE",
+            num_args = 0..=1,
+            require_equals = true,
+            default_missing_value = "accounts",
+            value_parser = PossibleValuesParser::new(Stage::NAMES).try_map(|name| name.parse::<Stage>())
+        )]
+        secure: Option<Stage>,
         /// With --secure: an operator vouches for the accounts, and they for their users, in JWTs
         #[arg(long, requires = "secure")]
         creds: bool,
         /// Runs three servers as one cluster, and does what keys say: kill one, stop one, cut one off
         #[arg(long, conflicts_with = "secure")]
         cluster: bool,
+        /// With --secure: other ports for NATS, MQTT and monitoring, for tests
+        #[arg(long, requires = "secure", hide = true, value_parser = up::ports)]
+        ports: Option<Ports>,
     },
     /// Measures the number behind each key insight, in a release build
     Bench {
@@ -105,8 +118,8 @@ fn run(task: Task) -> Result<ExitCode> {
         }
         Task::Up { data, fresh, cluster: true, .. } => up::cluster::run(data, fresh)?,
         Task::Up { data, fresh, secure: None, .. } => up::run(data, fresh)?,
-        Task::Up { data, fresh, secure: Some(stage), creds, .. } => {
-            up::run_secure(data, fresh, stage, creds)?;
+        Task::Up { data, fresh, secure: Some(stage), creds, ports, .. } => {
+            up::run_secure(data, fresh, stage, creds, ports)?;
         }
         Task::Bench { args } => workspace::bench(&args)?,
         Task::Bless { experiments } => workspace::bless(&experiments)?,

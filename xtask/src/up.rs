@@ -3,6 +3,7 @@
 pub mod cluster;
 mod console;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::net::{Ipv4Addr, TcpStream};
 use std::os::unix::process::CommandExt;
@@ -12,7 +13,8 @@ use std::process::Command;
 use anstream::println;
 use anyhow::{Context, Result, bail, ensure};
 
-use secured::{Credentials, Form, Ports, Secured, Stage, credentials};
+use secured::{Credentials, Form, Secured, Stage, credentials};
+use testkit::Ports;
 
 use crate::workspace::root;
 
@@ -42,43 +44,42 @@ pub fn run(data: Option<PathBuf>, fresh: bool) -> Result<()> {
     bail!("cannot run nats-server: {}", server.exec())
 }
 
-/// How far the lesson `secure` has come.
-#[derive(Clone, Copy, clap::ValueEnum)]
-pub enum SecureStage {
-    Open,
-    Lists,
-    Accounts,
-}
-
 /// The ports of a server with TLS: those that clients expect.
 const SECURE: Ports = Ports { nats: 4222, mqtt: 8883, monitoring: 8222 };
+
+/// Understands three ports: NATS, MQTT, monitoring.
+pub fn ports(text: &str) -> Result<Ports> {
+    let ports = text.split(',').map(str::parse).collect::<Result<Vec<u16>, _>>()?;
+    let [nats, mqtt, monitoring] = ports[..] else { bail!("expected three ports") };
+    Ok(Ports { nats, mqtt, monitoring })
+}
 
 /// Becomes a server with users, certificates and permissions, which are made if there are none.
 pub fn run_secure(
     data: Option<PathBuf>,
     fresh: bool,
-    stage: SecureStage,
+    stage: Stage,
     creds: bool,
+    ports: Option<Ports>,
 ) -> Result<()> {
     let server = testkit::nats_server()?;
+    let ports = ports.unwrap_or(SECURE);
     let (folder, form) =
         if creds { ("target/creds", Form::Jwt) } else { ("target/secure", Form::Configuration) };
     let data = std::path::absolute(data.unwrap_or_else(|| root().join(folder)))?;
     let configuration = data.join(match (creds, stage) {
-        (true, SecureStage::Accounts) => credentials::FILE,
+        (true, Stage::Accounts) => credentials::FILE,
         (true, _) => bail!("--creds has an account for each experiment: leave out the stage"),
-        (false, SecureStage::Open) => Stage::Open.file(),
-        (false, SecureStage::Lists) => Stage::Lists.file(),
-        (false, SecureStage::Accounts) => Stage::Accounts.file(),
+        (false, stage) => stage.file(),
     });
-    let ports = [(SECURE.nats, "NATS"), (SECURE.mqtt, "MQTT"), (SECURE.monitoring, "monitoring")];
-    let kept = prepare(&data, fresh, &ports)?;
+    let taken = [(ports.nats, "NATS"), (ports.mqtt, "MQTT"), (ports.monitoring, "monitoring")];
+    let kept = prepare(&data, fresh, &taken)?;
     // Written last: what is yours to edit is never written again.
     if !data.join(secured::SERVER).exists() {
         if creds {
-            Credentials::create(&data)?.configure(SECURE)?;
+            Credentials::create(&data)?.configure(ports)?;
         } else {
-            Secured::create(&data)?.configure(SECURE)?;
+            Secured::create(&data)?.configure(ports)?;
         }
     }
     ensure!(
@@ -86,17 +87,19 @@ pub fn run_secure(
         "{} is not there: name another folder with --data, or delete this one to begin anew",
         configuration.display()
     );
-    println!("NATS           tls://localhost:{}", SECURE.nats);
-    println!("MQTT           mqtts://localhost:{}", SECURE.mqtt);
-    println!("monitoring     https://localhost:{}", SECURE.monitoring);
+    println!("NATS           tls://localhost:{}", ports.nats);
+    println!("MQTT           mqtts://localhost:{}", ports.mqtt);
+    println!("monitoring     https://localhost:{}", ports.monitoring);
     println!("data           {}, {kept}", data.display());
     println!("configuration  {}, yours to edit", configuration.display());
     println!(
         "Now, in another terminal, the line of the program that you run (Ctrl-C ends the server):"
     );
+    let mut names = BTreeSet::new();
     for (account, user) in secured::access::users() {
         let secret = data.join(secured::secret_file(user, form));
-        let variables = secured::environment(&data, user, form, SECURE)?;
+        let variables = secured::environment(&data, user, form, ports)?;
+        names.extend(variables.iter().map(|(name, _)| *name));
         let words = variables.iter().map(|(name, value)| match *name {
             // No secret on the screen.
             "MQTT_PASSWORD" => format!("{name}=\"$(cat '{}')\"", secret.display()),
@@ -106,6 +109,8 @@ pub fn run_secure(
         let words: Vec<_> = words.collect();
         println!("\n# {} in {}\nexport {}", user.name, account.name, words.join(" "));
     }
+    let names: Vec<_> = names.into_iter().collect();
+    println!("\n# back to a server without users\nunset {}\n", names.join(" "));
     let mut server = Command::new(server);
     server.arg("--config").arg(configuration).arg("--store_dir").arg(data);
     bail!("cannot run nats-server: {}", server.exec())

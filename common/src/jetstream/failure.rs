@@ -108,7 +108,9 @@ pub fn explain(error: &(dyn Error + 'static)) -> String {
         | ErrorCode::MEMORY_RESOURCES_EXCEEDED
         | ErrorCode::STORAGE_RESOURCES_EXCEEDED
         | ErrorCode::ACCOUNT_RESOURCES_EXCEEDED
-        | ErrorCode::STREAM_STORE_FAILED => "delete what is old, or raise the server's limits",
+        | ErrorCode::STREAM_STORE_FAILED => {
+            "delete what is old, or raise the limits of account or server"
+        }
         ErrorCode::CLUSTER_NOT_AVAILABLE => {
             "most servers of the cluster have to run: start them again"
         }
@@ -202,7 +204,7 @@ mod tests {
                 KeyValueError::with_source(KeyValueErrorKind::GetBucket, GetStreamError::new(kind));
             assert_eq!(failure(&error), expected, "{code}, wrapped");
         }
-        assert!(explain(&answered(10047)?).contains("raise the server's limits"));
+        assert!(explain(&answered(10047)?).contains("raise the limits of account or server"));
         Ok(())
     }
 

@@ -75,7 +75,9 @@ async fn administer(args: Args, stop: CancellationToken) -> Result<()> {
     };
     let flushed = out.flush().await;
     done.with_context(|| format!("cannot use the bucket on {}", nats.servers()))?;
-    flushed
+    flushed?;
+    // What nats-server has refused also stops the program, perhaps between two cycles.
+    nats.permitted()
 }
 
 /// Turns the switch over and back, again and again. A run leaves the switch as it found it, also if

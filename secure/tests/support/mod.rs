@@ -1,40 +1,36 @@
 //! A server with users, lists and TLS, and the programs that connect to it.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
-use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use async_nats::{Client, ConnectOptions, Event};
-use secured::access::{ACCOUNTS, User, users};
+use futures::StreamExt;
+use secured::access::{ACCOUNTS, ALL, User, users};
 use secured::configuration::Entry;
-use secured::{Credentials, Form, Ports, Secured, Stage, environment};
+use secured::{Credentials, Form, Secured, Stage, Taken, Terms, environment, secret_file};
 use tempfile::TempDir;
-use testkit::{Ended, Program, Server};
+use testkit::{Certificates, Ended, Ports, Program, Server};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio::time::timeout;
 
 /// Longer than a program needs that lacks nothing, on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(20);
-
-/// The files, which all tests of a run share.
-fn files() -> Result<&'static Secured> {
-    static FILES: OnceLock<Result<Secured, String>> = OnceLock::new();
-    let create = || Secured::create(folder()).map_err(|error| format!("{error:#}"));
-    FILES.get_or_init(create).as_ref().map_err(|error| anyhow!(error.clone()))
-}
-
-/// The folder of these files.
-fn folder() -> &'static Path {
-    Path::new(concat!(env!("CARGO_TARGET_TMPDIR"), "/secure"))
-}
 
 /// A server with its users.
 pub struct Playground {
     pub server: Server,
     folder: TempDir,
-    /// Its own, as tests change it; none if the users are in the configuration.
-    pub credentials: Option<Credentials>,
+    users: Users,
+}
+
+/// The keys of the users.
+enum Users {
+    /// In the server's configuration.
+    Configured(Secured),
+    /// In JWTs.
+    Vouched(Box<Credentials>),
 }
 
 impl Playground {
@@ -44,28 +40,39 @@ impl Playground {
 
     /// Without an entry of a list, and with more configuration.
     pub fn with(stage: Stage, without: Option<Entry>, more: &str) -> Result<Self> {
-        Self::configured(stage, files()?.accounts(stage, without), more)
+        Self::configured(stage, without, more, Ok)
+    }
+
+    /// With other limits, or whatever `change` makes of the accounts.
+    pub fn changed(change: impl Fn(String) -> Result<String>) -> Result<Self> {
+        Self::configured(Stage::Accounts, None, "", change)
     }
 
     /// In which math-server may answer each request, to whatever subject it names. (It is in many
     /// examples: `allow_responses`.)
     pub fn with_responses(stage: Stage) -> Result<Self> {
-        let accounts = files()?.accounts(stage, None);
-        let (before, after) = accounts.split_once("# math-server").context("no math-server")?;
-        let (list, rest) = after.split_once("subscribe").context("no list")?;
-        let login = list.split("permissions").next().unwrap_or_default();
-        let responses = "publish { deny: \">\" }, allow_responses: true";
-        let accounts =
-            format!("{before}# math-server{login}permissions {{ {responses}\nsubscribe{rest}");
-        Self::configured(stage, accounts, "")
+        Self::configured(stage, None, "", |accounts| {
+            let (before, after) = accounts.split_once("# math-server").context("no math-server")?;
+            let (list, rest) = after.split_once("subscribe").context("no list")?;
+            let login = list.split("permissions").next().unwrap_or_default();
+            let responses = "publish { deny: \">\" }, allow_responses: true";
+            Ok(format!("{before}# math-server{login}permissions {{ {responses}\nsubscribe{rest}"))
+        })
     }
 
-    fn configured(stage: Stage, mut accounts: String, more: &str) -> Result<Self> {
-        let secured = files()?;
+    fn configured(
+        stage: Stage,
+        without: Option<Entry>,
+        more: &str,
+        change: impl Fn(String) -> Result<String>,
+    ) -> Result<Self> {
+        let folder = tempfile::tempdir()?;
+        let secured = Secured::create(folder.path())?;
+        let mut accounts = change(secured.accounts(stage, without)?)?;
         for account in ACCOUNTS {
             // In each account one more user, who may do everything in it.
             let bystander = format!("users: [\n{{ user: {}, password: secret }}\n", account.name);
-            let name = if stage == Stage::Accounts { account.name } else { "PLAYGROUND" };
+            let name = if stage == Stage::Accounts { account.name } else { ALL.name };
             let begin = format!("  {name} {{");
             let (before, after) = accounts.split_once(&begin).context("no such account")?;
             let after = after.replacen("users: [", &bystander, 1);
@@ -73,18 +80,48 @@ impl Playground {
         }
         let tls = secured.certificates().server_config(false);
         let options = Server::options().tls(&tls).mqtt_tls(&tls).config(&accounts).config(more);
-        let folder = tempfile::tempdir()?;
-        Ok(Self { server: options.start()?.quiet(), folder, credentials: None })
+        Ok(Self { server: options.start()?.quiet(), folder, users: Users::Configured(secured) })
     }
 
     /// With the decentralized form.
     pub fn with_credentials() -> Result<Self> {
+        Self::with_taken(None)
+    }
+
+    /// The same; an account also imports what was exported to another one.
+    pub fn with_taken(taken: Option<Taken>) -> Result<Self> {
         let folder = tempfile::tempdir()?;
         let credentials = Credentials::create(folder.path())?;
         let tls = credentials.certificates().server_config(false);
-        let options = Server::options().tls(&tls).mqtt_tls(&tls).config(&credentials.operator()?);
-        let server = options.start()?.quiet();
-        Ok(Self { server, folder, credentials: Some(credentials) })
+        let operator = credentials.operator_with(taken)?;
+        let options = Server::options().tls(&tls).mqtt_tls(&tls).config(&operator);
+        Ok(Self {
+            server: options.start()?.quiet(),
+            folder,
+            users: Users::Vouched(credentials.into()),
+        })
+    }
+
+    /// Replaces the credentials of a user.
+    pub fn vouch(&self, user: &str, terms: Terms) -> Result<()> {
+        match &self.users {
+            Users::Configured(_) => bail!("there are no credentials"),
+            Users::Vouched(credentials) => credentials.vouch(user, terms),
+        }
+    }
+
+    fn form(&self) -> Form {
+        match self.users {
+            Users::Configured(_) => Form::Configuration,
+            Users::Vouched(_) => Form::Jwt,
+        }
+    }
+
+    fn certificates(&self) -> &Certificates {
+        match &self.users {
+            Users::Configured(secured) => secured.certificates(),
+            Users::Vouched(credentials) => credentials.certificates(),
+        }
     }
 
     fn ports(&self) -> Ports {
@@ -108,11 +145,7 @@ impl Playground {
         ensure!(path.exists(), "{} is not built: cargo build --workspace", path.display());
         let mut command = testkit::isolated(path);
         command.args(args.split_whitespace()).current_dir(self.folder.path());
-        let (folder, form) = match self.credentials {
-            Some(_) => (self.folder.path(), Form::Jwt),
-            None => (folder(), Form::Configuration),
-        };
-        command.envs(environment(folder, user, form, self.ports())?);
+        command.envs(environment(self.folder.path(), user, self.form(), self.ports())?);
         Ok(command)
     }
 
@@ -148,10 +181,15 @@ impl Playground {
 
     /// A client with the rights of a user, and what nats-server denies it.
     pub async fn client(&self, user: &User) -> Result<(Client, UnboundedReceiver<String>)> {
-        let seed = std::fs::read_to_string(folder().join(format!("{}.nk", user.name)))?;
+        let secret = secret_file(user, self.form());
+        let secret = std::fs::read_to_string(self.folder.path().join(secret))?;
         let (denied, denials) = unbounded_channel();
-        let options = ConnectOptions::with_nkey(seed)
-            .add_root_certificates(files()?.certificates().authority())
+        let options = match self.form() {
+            Form::Configuration => ConnectOptions::with_nkey(secret),
+            Form::Jwt => ConnectOptions::with_credentials(&secret)?,
+        };
+        let options = options
+            .add_root_certificates(self.certificates().authority())
             .event_callback(move |event| {
                 if let Event::ServerError(error) = event {
                     let _ = denied.send(error.to_string());
@@ -164,22 +202,22 @@ impl Playground {
     /// Runs a NATS program with the login of the device.
     pub fn as_device(&self, program: &str) -> Result<Ended> {
         let mut command = self.command(program, "")?;
-        let password = std::fs::read_to_string(folder().join("sensor-1.password"))?;
+        let password = std::fs::read_to_string(self.folder.path().join("sensor-1.password"))?;
         command.env_remove("NATS_NKEY").env("NATS_USER", "sensor-1").env("NATS_PASSWORD", password);
         Program::spawn(&mut command)?.wait()
     }
 
     /// A client that may do everything in an account.
     pub async fn bystander(&self, account: &str) -> Result<Client> {
-        let (options, certificates) = if let Some(credentials) = &self.credentials {
-            let admin = credentials.admin(account)?;
-            (ConnectOptions::with_credentials(&admin)?, credentials.certificates())
-        } else {
-            let (user, password) = (account.into(), "secret".into());
-            let options = ConnectOptions::with_user_and_password(user, password);
-            (options, files()?.certificates())
+        let options = match &self.users {
+            Users::Configured(_) => {
+                ConnectOptions::with_user_and_password(account.into(), "secret".into())
+            }
+            Users::Vouched(credentials) => {
+                ConnectOptions::with_credentials(&credentials.admin(account)?)?
+            }
         };
-        let options = options.add_root_certificates(certificates.authority());
+        let options = options.add_root_certificates(self.certificates().authority());
         Ok(options.connect(format!("tls://localhost:{}", self.server.port())).await?)
     }
 }
@@ -194,4 +232,14 @@ pub fn stop(mut program: Program) -> Result<Ended> {
     let ended = program.stop()?;
     ensure!(ended.success(), "{ended:?}");
     Ok(ended)
+}
+
+/// Waits until nats-server has handled everything that a client sent before.
+pub async fn handled(client: &Client) -> Result<()> {
+    // Its inboxes may be watched.
+    let echo = format!("echo.{}", client.new_inbox());
+    let mut echoes = client.subscribe(echo.clone()).await?;
+    client.publish(echo, "".into()).await?;
+    timeout(PATIENCE, echoes.next()).await?.context("the connection was closed")?;
+    Ok(())
 }

@@ -53,12 +53,11 @@ pub fn obey(topology: &mut impl Topology) -> Result<()> {
         begun.push(key);
         let with_number = format!("{begun}N");
         if topology.keys().iter().all(|(name, _)| *name != with_number) {
-            match topology.press(&mem::take(&mut begun)) {
-                Ok(done) => show(&format!("{DONE}{done}{DONE:#}")),
-                Err(error) => {
-                    show(&format!("{error:#}\r\n{}", menu(topology).replace('\n', "\r\n")))
-                }
-            }
+            let done = match topology.press(&mem::take(&mut begun)) {
+                Ok(done) => format!("{DONE}{done}{DONE:#}"),
+                Err(error) => format!("{error:#}\n{}", menu(topology)),
+            };
+            show(&done.replace('\n', "\r\n"));
         }
     }
     drop(sender);
