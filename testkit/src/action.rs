@@ -23,6 +23,8 @@ pub enum Action {
         /// Whether it starts with an empty store (`--fresh`).
         fresh: bool,
     },
+    /// Presses keys in the terminal of the scene's servers (`k1`).
+    Press(String),
     /// Sets environment variables for the commands below it in its terminal (`export`).
     Export(Vec<(String, String)>),
     /// Sends these bytes to the scene's server (`printf '…' | nc …`).
@@ -67,9 +69,13 @@ impl Action {
                 );
                 Ok(Self::Kill((*name).to_owned()))
             }
-            // How it is secured is up to the one who plays the scene.
+            [keys] if is_key(keys) => Ok(Self::Press((*keys).to_owned())),
+            // Which servers those are is up to the one who plays the scene.
             ["cargo", "xtask", "up", flags @ ..]
-                if flags.iter().all(|flag| *flag == "--fresh" || flag.starts_with("--secure")) =>
+                if flags.iter().all(|flag| {
+                    ["--fresh", "--cluster", "--edge"].contains(flag)
+                        || flag.starts_with("--secure")
+                }) =>
             {
                 Ok(Self::Up { fresh: flags.contains(&"--fresh") })
             }
@@ -128,6 +134,14 @@ impl Run {
     }
 }
 
+/// Whether a line of a block stands for keys: a letter, perhaps with a number.
+pub(crate) fn is_key(line: &str) -> bool {
+    let mut letters = line.chars();
+    letters.next().is_some_and(|letter| letter.is_ascii_lowercase())
+        && letters.next().is_none_or(|digit| digit.is_ascii_digit())
+        && letters.next().is_none()
+}
+
 fn is_assignment(word: &str) -> bool {
     word.split_once('=').is_some_and(|(name, _)| {
         !name.is_empty() && name.chars().all(|c| c.is_ascii_uppercase() || c == '_')
@@ -184,6 +198,9 @@ mod tests {
             ),
             ("cargo xtask up", Action::Up { fresh: false }),
             ("cargo xtask up --secure=lists --fresh", Action::Up { fresh: true }),
+            ("cargo xtask up --cluster", Action::Up { fresh: false }),
+            ("k1", Action::Press("k1".into())),
+            ("h", Action::Press("h".into())),
             (
                 "export NATS_URL=tls://localhost:4222 A=b",
                 Action::Export(vec![

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::link::Link;
 use crate::port::Port;
 use crate::program::TIMEOUT;
-use crate::server::{Options, Server};
+use crate::server::{Options, Ports, Server};
 use crate::topology::Topology;
 
 /// Several servers that form one cluster, with JetStream: `n1`, `n2`, `n3`.
@@ -32,6 +32,13 @@ struct Between {
 }
 
 impl Cluster {
+    /// The ports of three servers in a terminal, as in `docker-compose.yml`.
+    pub const PORTS: [Ports; 3] = [
+        Ports { nats: 4231, mqtt: 1831, monitoring: 8231 },
+        Ports { nats: 4232, mqtt: 1832, monitoring: 8232 },
+        Ports { nats: 4233, mqtt: 1833, monitoring: 8233 },
+    ];
+
     /// Starts `size` servers, and waits until they are [healthy](Self::wait_until_healthy).
     ///
     /// # Errors
@@ -180,6 +187,10 @@ impl Cluster {
 }
 
 impl Topology for Cluster {
+    fn usual_ports(&self) -> &'static [Ports] {
+        &Self::PORTS
+    }
+
     fn servers(&self) -> &[Server] {
         &self.servers
     }

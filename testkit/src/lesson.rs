@@ -9,8 +9,9 @@ use std::thread::{self, ScopedJoinHandle};
 use anyhow::{Context, Result, bail, ensure};
 use pulldown_cmark::{CodeBlockKind, Event, HeadingLevel, Parser, Tag, TagEnd};
 
-use crate::scene::{Host, Scene, Terminal};
+use crate::scene::{Host, Printed, Scene, Terminal};
 use crate::server::Server;
+use crate::topology::Topology;
 
 /// A README and its terminal sessions.
 ///
@@ -32,10 +33,11 @@ use crate::server::Server;
 /// | `pkill -KILL -x nats-server` | kills the server of this scene |
 /// | `cargo xtask up` | starts that server again, with its store, if it is not running; the lines below are not compared |
 /// | `cargo xtask up --fresh` | the same with an empty store |
-/// | `cargo xtask up --secure` | the same; the server is what [`check_on`](Lesson::check_on) was given |
+/// | `cargo xtask up --secure`, `--cluster`, `--edge` | the same; the server is what [`check_on`](Lesson::check_on) was given |
 /// | `pkill -HUP -x nats-server` | lets the server of this scene read its configuration again |
 /// | `sed -i.bak SCRIPT target/…` | edits a file in the server's folder |
 /// | `export NAME=value` | sets an environment variable for the commands below it, with this server's ports; `"$(cat FILE)"` is the text of a file in its folder |
+/// | `k1` | presses these keys in the terminal of `cargo xtask up --cluster` or `--edge` |
 /// | `printf 'PUB hello 2\r\nhi\r\n' \| nc -w 1 localhost 4222 > /dev/null` | sends these bytes to the server |
 ///
 /// # How a program ends
@@ -157,13 +159,31 @@ impl Lesson {
     ///
     /// Those of [`check`](Self::check), and those of `start`.
     pub fn check_on(&self, start: impl Fn(&Scene) -> Result<Server> + Sync) -> Result<()> {
+        self.compare(|scene| {
+            let mut server = start(scene)?;
+            scene.play(Host::Own(&mut server), program, |_, _| {})
+        })
+    }
+
+    /// As [`check`](Self::check), against the servers that `start` returns for each scene.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`check`](Self::check), and those of `start`.
+    pub fn check_on_several<T: Topology>(
+        &self,
+        start: impl Fn(&Scene) -> Result<T> + Sync,
+    ) -> Result<()> {
+        self.compare(|scene| {
+            let mut servers = start(scene)?;
+            scene.play(Host::Several(&mut servers), program, |_, _| {})
+        })
+    }
+
+    fn compare(&self, play: impl Fn(&Scene) -> Result<Vec<Vec<Printed>>> + Sync) -> Result<()> {
         let bless = std::env::var_os("BLESS").is_some_and(|bless| bless == "1");
         let mut text = self.text.clone();
         let mut differences = String::new();
-        let play = |scene: &Scene| {
-            let mut server = start(scene)?;
-            scene.play(Host::Own(&mut server), program, |_, _| {})
-        };
         let played: Vec<_> = thread::scope(|scope| {
             let playing: Vec<_> =
                 self.scenes.iter().map(|scene| scope.spawn(|| play(scene))).collect();

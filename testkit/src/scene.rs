@@ -13,9 +13,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
-use crate::action::{Action, Run};
+use crate::action::{Action, Run, is_key};
 use crate::program::{Program, Signal, TIMEOUT};
 use crate::server::Server;
+use crate::topology::Topology;
 
 /// A program that has printed nothing for so long prints nothing more by itself.
 const SILENCE: Duration = Duration::from_secs(30);
@@ -102,6 +103,8 @@ pub struct Printed {
 pub enum Host<'a> {
     /// One of the scene's own. The scene may kill it and start it again.
     Own(&'a mut Server),
+    /// Several of the scene's own. The scene presses the keys that break them.
+    Several(&'a mut dyn Topology),
     /// One that runs already: this URL, or what the programs connect to by default.
     Running(Option<&'a str>),
 }
@@ -115,6 +118,12 @@ impl Host<'_> {
                 command.current_dir(server.folder());
                 command
             }
+            Self::Several(servers) => {
+                let first = &servers.servers()[0];
+                let mut command = first.command(program);
+                command.env("NATS_URL", servers.url()).current_dir(first.folder());
+                command
+            }
             Self::Running(url) => {
                 let mut command = Command::new(program);
                 command.envs(url.map(|url| ("NATS_URL", url)));
@@ -126,7 +135,18 @@ impl Host<'_> {
     /// The value with the ports of this server in place of the usual ones, and with the text of a
     /// file in place of `$(cat FILE)`.
     fn here(&self, value: &str) -> Result<String> {
-        let Self::Own(server) = self else { return Ok(value.to_owned()) };
+        let server = match self {
+            Self::Own(server) => server,
+            Self::Several(servers) => {
+                let ports = servers.usual_ports().iter().zip(servers.servers());
+                return Ok(ports.fold(value.to_owned(), |value, (usual, server)| {
+                    let here = |port: u16| format!("//localhost:{port}");
+                    let value = value.replace(&here(usual.nats), &here(server.port()));
+                    value.replace(&here(usual.mqtt), &here(server.mqtt_port()))
+                }));
+            }
+            Self::Running(_) => return Ok(value.to_owned()),
+        };
         if let Some(file) = value.strip_prefix("$(cat ").and_then(|rest| rest.strip_suffix(')')) {
             return fs::read_to_string(server.folder().join(file)).context(file.to_owned());
         }
@@ -135,10 +155,19 @@ impl Host<'_> {
         Ok(value.replace("//localhost:4222", &nats).replace("//localhost:8883", &mqtt))
     }
 
+    /// The servers of the scene's own.
+    fn servers(&self) -> &[Server] {
+        match self {
+            Self::Own(server) => std::slice::from_ref(server),
+            Self::Several(servers) => servers.servers(),
+            Self::Running(_) => &[],
+        }
+    }
+
     fn own(&mut self) -> Result<&mut Server> {
         match self {
             Self::Own(server) => Ok(server),
-            Self::Running(_) => bail!("needs a server of the scene's own"),
+            Self::Several(_) | Self::Running(_) => bail!("needs a server of the scene's own"),
         }
     }
 }
@@ -170,7 +199,7 @@ impl Scene {
         for (terminal, Terminal { steps, .. }) in self.terminals.iter().enumerate() {
             printed.push(Vec::new());
             for step in steps {
-                on_line(terminal, &format!("$ {}", step.command));
+                on_line(terminal, &step.shown());
                 let at = (terminal, printed[terminal].len());
                 let on_line = on_line.clone();
                 let done = stage
@@ -246,6 +275,12 @@ impl Stage<'_> {
                 // What `up` prints depends on the machine.
                 return Ok(step.as_expected());
             }
+            Action::Press(keys) => {
+                let Host::Several(servers) = &mut self.host else {
+                    bail!("needs several servers of the scene's own");
+                };
+                return Ok(Printed { before: servers.press(&keys)? + "\n", after: String::new() });
+            }
             Action::Export(variables) => {
                 let exported = self.exported.entry(at.0).or_default();
                 for (name, value) in variables {
@@ -297,17 +332,18 @@ impl Stage<'_> {
         Ok(Printed::default())
     }
 
-    /// Waits until the server has read a subscription from each of its clients: a first version
+    /// Waits until each server has read a subscription from each of its clients: a first version
     /// prints that it waits when it has written its own. Not for long: a program need not subscribe.
     fn wait_for_subscriptions(&self) {
-        let Host::Own(server) = &self.host else { return };
         let deadline = Instant::now() + SUBSCRIBE_TIMEOUT;
-        let has_subscribed = |connection: &Value| connection["subscriptions"] != 0;
-        while Instant::now() < deadline
-            && let Ok(connz) = server.monitor("/connz")
-            && !connz["connections"].as_array().into_iter().flatten().all(has_subscribed)
-        {
-            thread::sleep(Duration::from_millis(2));
+        for server in self.host.servers().iter().filter(|server| server.is_running()) {
+            let has_subscribed = |connection: &Value| connection["subscriptions"] != 0;
+            while Instant::now() < deadline
+                && let Ok(connz) = server.monitor("/connz")
+                && !connz["connections"].as_array().into_iter().flatten().all(has_subscribed)
+            {
+                thread::sleep(Duration::from_millis(2));
+            }
         }
     }
 
@@ -438,6 +474,7 @@ impl Terminal {
                             steps.push(Step::new(command));
                         }
                         (None, Some(step)) => step.expect(line),
+                        (None, None) if is_key(line) => steps.push(Step::new(line)),
                         (None, None) => {
                             bail!("a console block begins with `$ COMMAND`, not with {line:?}")
                         }
@@ -467,7 +504,7 @@ impl Terminal {
             } else {
                 (&printed.before, &printed.after)
             };
-            format!("$ {}\n{before}{}{after}", step.command, step.end.marker())
+            format!("{}\n{before}{}{after}", step.shown(), step.end.marker())
         };
         self.steps.iter().zip(printed).map(step).collect()
     }
@@ -481,6 +518,12 @@ impl Step {
             end: End::ByItself,
             after: String::new(),
         }
+    }
+
+    /// The line with which it begins.
+    fn shown(&self) -> String {
+        let prompt = if is_key(&self.command) { "" } else { "$ " };
+        format!("{prompt}{}", self.command)
     }
 
     /// Adds a line to those expected.
@@ -522,6 +565,8 @@ mod tests {
     use std::fs;
 
     use tempfile::TempDir;
+
+    use crate::Cluster;
 
     use super::*;
 
@@ -718,6 +763,29 @@ mod tests {
         assert!(!kept.exists());
         assert_eq!(server.log().join("\n").matches("Server is ready").count(), 3);
         assert_eq!(server.monitor("/varz")?["in_msgs"], 1);
+        assert!(play.play(Host::Running(None)).is_err());
+        Ok(())
+    }
+
+    #[test]
+    fn a_scene_can_press_keys_and_name_the_ports_of_its_servers() -> Result<()> {
+        let play = Play::new(
+            &[("shows", "echo \"$NATS_URL\"")],
+            &[
+                "$ cargo xtask up --cluster\n...\n",
+                "k2\nn2 was killed\n",
+                "$ cargo run -p shows\nfrom\n",
+                "$ export NATS_URL=nats://localhost:4233,nats://localhost:4231\n$ cargo run -p shows\nfrom\n",
+            ],
+        )?;
+        let mut cluster = Cluster::start(3)?;
+        let blocks = play.play(Host::Several(&mut cluster))?;
+        assert_eq!(blocks[..2], play.blocks[..2]);
+        assert!(!cluster.servers[1].is_running());
+        assert_eq!(blocks[2], format!("$ cargo run -p shows\n{}\n", cluster.url()));
+        let [first, _, third] = &cluster.servers[..] else { bail!("three servers") };
+        let urls = [third, first].map(|server| format!("nats://localhost:{}", server.port()));
+        assert!(blocks[3].ends_with(&format!("shows\n{}\n", urls.join(","))), "{}", blocks[3]);
         assert!(play.play(Host::Running(None)).is_err());
         Ok(())
     }

@@ -9,13 +9,6 @@ use testkit::{Cluster, Ports};
 use super::{console, prepare};
 use crate::workspace::root;
 
-/// As in `docker-compose.yml`.
-const PORTS: [Ports; 3] = [
-    Ports { nats: 4231, mqtt: 1831, monitoring: 8231 },
-    Ports { nats: 4232, mqtt: 1832, monitoring: 8232 },
-    Ports { nats: 4233, mqtt: 1833, monitoring: 8233 },
-];
-
 /// A server that leaves sends its clients away after 2 s, in place of 10.
 const CONFIGURATION: &str = "lame_duck_grace_period: \"2s\"\nlame_duck_duration: \"30s\"\n";
 
@@ -24,16 +17,21 @@ pub fn run(data: Option<PathBuf>, fresh: bool) -> Result<()> {
     let data = std::path::absolute(data.unwrap_or_else(|| root().join("target/cluster")))?;
     let name = |at: usize| format!("n{}", at + 1);
     let mut kept = "";
-    for (at, Ports { nats, mqtt, monitoring }) in PORTS.into_iter().enumerate() {
+    for (at, Ports { nats, mqtt, monitoring }) in Cluster::PORTS.into_iter().enumerate() {
         let ports = [(nats, "NATS"), (mqtt, "MQTT"), (monitoring, "monitoring")];
         kept = prepare(&data.join(name(at)).join("store"), fresh, &ports)?;
     }
-    let mut cluster = Cluster::with_network(PORTS.len(), |at, options| {
-        let options = options.ports(PORTS[at]).folder(data.join(name(at))).config(CONFIGURATION);
+    let mut cluster = Cluster::with_network(Cluster::PORTS.len(), |at, options| {
+        let options =
+            options.ports(Cluster::PORTS[at]).folder(data.join(name(at))).config(CONFIGURATION);
         options.on_line(console::log_of(at, &name(at)))
     })?;
+    for server in &mut cluster.servers {
+        server.be_quiet();
+    }
     let of = |scheme: &str, port: fn(&Ports) -> u16| {
-        let urls = PORTS.iter().map(|ports| format!("{scheme}://localhost:{}", port(ports)));
+        let urls =
+            Cluster::PORTS.iter().map(|ports| format!("{scheme}://localhost:{}", port(ports)));
         urls.collect::<Vec<_>>().join(",")
     };
     println!("\nNATS         {}", of("nats", |ports| ports.nats));

@@ -20,6 +20,10 @@ pub fn log_of(number: usize, name: &str) -> impl Fn(&str) + Send + Sync + 'stati
     let style = COLORS[number % COLORS.len()].on_default();
     let name = format!("{style}{name} │{style:#}");
     move |line| {
+        // Connections to the other servers come and go, several for each pair.
+        if line.contains(" rid:") || line.contains("connect to route") {
+            return;
+        }
         // `[57] 2026/01/01 12:00:00.000000 [INF] Server is ready`: from the level on.
         let level = line.match_indices('[').nth(1).map_or(0, |(at, _)| at);
         show(&format!("{name} {}", &line[level..]));
