@@ -8,6 +8,7 @@
 //! Each experiment's module measures what its lesson claims: both sides in one run, in turns, on
 //! a private server. What counts are the ratios: the same machine was slow or fast for all rows.
 
+mod cluster;
 mod jetstream;
 mod jobs;
 mod kv;
@@ -39,6 +40,7 @@ const BENCHES: &[(&str, &[Step])] = &[
     ("mqtt-bridge", &[mqtt_bridge::bench]),
     ("jobs", jobs::STEPS),
     ("secure", &[secure::bench]),
+    ("cluster", &[cluster::bench]),
 ];
 
 /// Measures what the lessons claim, and prints medians and ratios.

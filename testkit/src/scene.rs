@@ -279,7 +279,9 @@ impl Stage<'_> {
                 let Host::Several(servers) = &mut self.host else {
                     bail!("needs several servers of the scene's own");
                 };
-                return Ok(Printed { before: servers.press(&keys)? + "\n", after: String::new() });
+                let done = servers.press(&keys)?;
+                on_line(&done);
+                return Ok(Printed { before: done + "\n", after: String::new() });
             }
             Action::Export(variables) => {
                 let exported = self.exported.entry(at.0).or_default();

@@ -9,7 +9,7 @@ use anstream::{eprintln, println};
 use anstyle::{AnsiColor, Style};
 use anyhow::{Context, Result, ensure};
 use secured::Stage;
-use testkit::{Action, Host, Lesson, Scene, Server, Step};
+use testkit::{Action, Cluster, Host, Lesson, Scene, Server, Step};
 
 use crate::workspace::{build, chosen, root};
 
@@ -60,13 +60,24 @@ fn play(name: &str, programs: &HashMap<String, PathBuf>, server: Option<&str>) -
     println!("\n{BOLD}{}{BOLD:#}", rule(&lesson.title));
     println!("{}\n", wrap(&lesson.question));
     for scene in lesson.scenes.iter().filter(|scene| scene.section == "Run it") {
+        let mut cluster = match name {
+            "cluster" => Some(Cluster::start(Cluster::PORTS.len())?),
+            _ => None,
+        };
         let mut own = match (name, server) {
             // Its scenes say how their server is secured.
             ("secure", _) => Some(secured::start(Stage::of(scene.first_command())?)?.quiet()),
-            (_, Some(_)) => None,
+            ("cluster", _) | (_, Some(_)) => None,
             (_, None) => Some(Server::start()?.quiet()),
         };
-        let host = own.as_mut().map_or(Host::Running(server), Host::Own);
+        let host = match (&mut own, &mut cluster) {
+            (Some(own), _) => Host::Own(own),
+            (_, Some(cluster)) => {
+                cluster.servers.iter_mut().for_each(Server::be_quiet);
+                Host::Several(cluster)
+            }
+            _ => Host::Running(server),
+        };
         let labels = labels(scene);
         let width = labels.iter().map(String::len).max().unwrap_or_default();
         let show = move |terminal: usize, line: &str| {
@@ -97,6 +108,7 @@ fn labels(scene: &Scene) -> Vec<String> {
         .map(|terminal| {
             let program = |step: &Step| match Action::parse(&step.command) {
                 Ok(Action::Run(run)) => Some(run.name().to_owned()),
+                Ok(Action::Up { .. } | Action::Press(_)) => Some("nats-server".to_owned()),
                 _ => None,
             };
             terminal.steps.iter().find_map(program).unwrap_or_else(|| "shell".into())
