@@ -38,8 +38,8 @@ fn arrows_point_one_way() -> Result<()> {
         let may_use: &[&str] = match name(&package) {
             "testkit" => &[],
             "common" | "prove" | "bench" | "secure" => &["testkit"],
-            "course" => &["testkit", "prove"],
-            "xtask" => &["testkit", "prove", "course", "secure"],
+            "course" | "cluster" => &["testkit", "prove"],
+            "xtask" => &["testkit", "prove", "course", "secure", "cluster"],
             _ => &["common", "testkit", "prove"],
         };
         for dependency in dependencies(&package).filter(|dependency| !dependency["path"].is_null())
