@@ -26,7 +26,7 @@ pub struct Acknowledged {
     pub at: Instant,
 }
 
-/// An attempt to replace the value before `value` by `value`, if nobody else has done so.
+/// An attempt to replace the value before `value` by `value`, if no other client has done so.
 #[derive(Clone, Debug)]
 pub struct Increment {
     /// What was to be written.
