@@ -72,7 +72,7 @@ fn a_server_that_is_cut_off_acknowledges_nothing() -> Result<()> {
     let other = &cluster.servers[(leader + 1) % 3];
     cluster.isolate(leader)?;
 
-    // The leader does not know yet that it leads nobody.
+    // The leader does not know yet that no server follows it.
     let lonely = &cluster.servers[leader];
     let args = format!("{ORDERS} --count 10 --patience 3s");
     let error = fails(command_at(lonely, "order-publisher", &args))?;
