@@ -37,9 +37,9 @@ fn arrows_point_one_way() -> Result<()> {
     for package in packages()? {
         let may_use: &[&str] = match name(&package) {
             "testkit" => &[],
-            "common" | "prove" | "bench" | "secure" => &["testkit"],
+            "common" | "prove" | "bench" | "edge" | "secure" => &["testkit"],
             "course" => &["testkit", "prove"],
-            "xtask" => &["testkit", "prove", "course", "secure"],
+            "xtask" => &["testkit", "prove", "course", "cluster", "edge", "secure"],
             _ => &["common", "testkit", "prove"],
         };
         for dependency in dependencies(&package).filter(|dependency| !dependency["path"].is_null())
