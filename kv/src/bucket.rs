@@ -1,6 +1,7 @@
 //! A bucket whose calls ride out an outage.
 
 use std::error::Error;
+use std::io;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
@@ -124,7 +125,14 @@ impl Bucket {
         let name = mirror.name.strip_prefix("KV_").unwrap_or(&mirror.name);
         // The JetStream API of another domain also takes writes to its buckets.
         let api = mirror.external.as_ref().map(|external| external.api_prefix.as_str());
-        let store = jetstream_at(&self.nats, api).get_key_value(name).await?;
+        let store = match jetstream_at(&self.nats, api).get_key_value(name).await {
+            // With the line to it down, no server answers for its JetStream.
+            Err(error) if [Failure::Off, Failure::Unanswered].contains(&failure(&error)) => {
+                let why = format!("{name} is a mirror here, and its origin does not answer");
+                return Err(io::Error::new(io::ErrorKind::TimedOut, why).into());
+            }
+            opened => opened?,
+        };
         let put_prefix = api.map_or_else(String::new, |api| format!("{api}.")) + &store.prefix;
         Ok(Opened { store, put_prefix })
     }
