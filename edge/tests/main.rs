@@ -3,6 +3,7 @@
 mod bucket;
 mod bytes;
 mod faults;
+mod gateway;
 mod keys;
 mod rights;
 mod support;
