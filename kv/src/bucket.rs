@@ -1,6 +1,7 @@
 //! A bucket whose calls ride out an outage.
 
 use std::error::Error;
+use std::io;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
@@ -12,13 +13,15 @@ use common::{CancellationToken, Connection, Stopped};
 use tokio::time::sleep;
 
 use crate::history::{message_id, new_message_id};
-use crate::jetstream;
+use crate::{jetstream, jetstream_at};
 
 /// Reads and writes like the library's [`Store`], but:
 ///
 /// - a bucket that is missing is created;
 /// - a call without an answer is repeated;
 /// - a write is stored once, however often it is repeated;
+/// - a mirror stands for the bucket that it copies, which may be far away: the mirror itself takes no
+///   writes, and what it has may be old;
 /// - Ctrl-C does not interrupt a call: the program would not know whether a write is stored.
 pub struct Bucket {
     /// Its stop token is cancelled `stop_timeout` after the program was told to stop.
@@ -55,7 +58,7 @@ impl Bucket {
     ///
     /// Those of [`retry`].
     pub async fn entry(&self, key: &str) -> Result<Option<Entry>> {
-        self.retry(async || Ok(self.open().await?.entry(key).await?)).await
+        self.retry(async || Ok(self.open().await?.store.entry(key).await?)).await
     }
 
     /// Writes a value, and returns its revision.
@@ -88,17 +91,17 @@ impl Bucket {
             message = message.expected_last_subject_sequence(revision);
         }
         self.retry(async || {
-            let bucket = self.open().await?;
-            let subject = format!("{}{key}", bucket.prefix);
-            let publish = self.jetstream.send_publish(subject.clone(), message.clone()).await?;
+            let Opened { store, put_prefix } = self.open().await?;
+            let to = format!("{put_prefix}{key}");
+            let publish = self.jetstream.send_publish(to, message.clone()).await?;
             match publish.await {
                 Ok(ack) => Ok(ack.sequence),
                 // The server checks the revision before the message id. So the write in between may
                 // be an earlier attempt of this one.
                 Err(error) if is_wrong_revision(&error) => {
                     let next = revision.unwrap_or_default() + 1;
-                    let stream = &bucket.stream;
-                    match stream.get_first_raw_message_by_subject(&subject, next).await {
+                    let subject = format!("{}{key}", store.prefix);
+                    match store.stream.get_first_raw_message_by_subject(&subject, next).await {
                         Ok(found) if message_id(&found.headers) == Some(&id) => Ok(found.sequence),
                         Err(silent) if failure(&silent) == Failure::Unanswered => {
                             Err(silent.into())
@@ -112,8 +115,29 @@ impl Bucket {
         .await
     }
 
-    /// Opens the bucket, or creates it.
-    async fn open(&self) -> Result<Store> {
+    /// Opens the bucket, or creates it. If it is a mirror, opens the bucket that it copies.
+    async fn open(&self) -> Result<Opened> {
+        let store = self.open_here().await?;
+        let Some(mirror) = &store.stream.cached_info().config.mirror else {
+            let put_prefix = store.prefix.clone();
+            return Ok(Opened { store, put_prefix });
+        };
+        let name = mirror.name.strip_prefix("KV_").unwrap_or(&mirror.name);
+        // The JetStream API of another domain also takes writes to its buckets.
+        let api = mirror.external.as_ref().map(|external| external.api_prefix.as_str());
+        let store = match jetstream_at(&self.nats, api).get_key_value(name).await {
+            // With the line to it down, no server answers for its JetStream.
+            Err(error) if [Failure::Off, Failure::Unanswered].contains(&failure(&error)) => {
+                let why = format!("{name} is a mirror here, and its origin does not answer");
+                return Err(io::Error::new(io::ErrorKind::TimedOut, why).into());
+            }
+            opened => opened?,
+        };
+        let put_prefix = api.map_or_else(String::new, |api| format!("{api}.")) + &store.prefix;
+        Ok(Opened { store, put_prefix })
+    }
+
+    async fn open_here(&self) -> Result<Store> {
         let name = &self.config.bucket;
         match self.jetstream.get_key_value(name).await {
             Err(error) if failure(&error) == Failure::Missing => {}
@@ -142,6 +166,13 @@ impl Bucket {
             result => result,
         }
     }
+}
+
+/// A bucket that takes writes.
+struct Opened {
+    store: Store,
+    /// What stands before a key in the subject of a write.
+    put_prefix: String,
 }
 
 /// Whether nats-server refused a write because another program wrote after the given revision.

@@ -29,6 +29,15 @@ pub const KEY: &str = "site_maintenance";
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 
 fn jetstream(nats: &Connection) -> Context {
+    jetstream_at(nats, None)
+}
+
+/// The JetStream of another domain, or the one of nats-server.
+fn jetstream_at(nats: &Connection, api: Option<&str>) -> Context {
     let client: &async_nats::Client = nats;
-    ContextBuilder::new().timeout(ANSWER_TIMEOUT).build(client.clone())
+    let builder = ContextBuilder::new().timeout(ANSWER_TIMEOUT);
+    match api {
+        Some(api) => builder.api_prefix(api).build(client.clone()),
+        None => builder.build(client.clone()),
+    }
 }

@@ -3,13 +3,13 @@
 use std::collections::BTreeSet;
 use std::time::Instant;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 
 use crate::link::Link;
 use crate::port::Port;
 use crate::program::TIMEOUT;
 use crate::server::{Options, Ports, Server};
-use crate::topology::Topology;
+use crate::topology::{Topology, press_for_server};
 
 /// Several servers that form one cluster, with JetStream: `n1`, `n2`, `n3`.
 #[derive(Debug)]
@@ -213,23 +213,13 @@ impl Topology for Cluster {
             self.heal();
             return Ok("the network is healed".into());
         }
-        let (action, number) = key.split_at(key.len().min(1));
-        let at = number.parse::<usize>().ok().and_then(|number| number.checked_sub(1));
-        let at = at.filter(|at| *at < self.servers.len());
-        let at = at.with_context(|| format!("no server {number:?}"))?;
-        let server = &mut self.servers[at];
-        let done = match action {
-            "k" => server.kill().map(|()| "was killed"),
-            // A paused one would not stop.
-            "s" => server.resume().and_then(|()| server.stop()).map(|()| "was stopped"),
-            "l" => server.lame_duck().map(|()| "leaves"),
-            "r" => server.restart().map(|()| "was started"),
-            "p" => server.suspend().map(|()| "is paused"),
-            "c" => server.resume().map(|()| "continues"),
-            "x" => self.isolate(at).map(|()| "is cut off"),
-            _ => bail!("no key {action:?}"),
-        };
-        Ok(format!("n{number} {}", done.with_context(|| format!("n{number}"))?))
+        if let Some(number) = key.strip_prefix('x') {
+            let at = number.parse::<usize>().ok().and_then(|number| number.checked_sub(1));
+            let at = at.filter(|at| *at < self.servers.len());
+            self.isolate(at.with_context(|| format!("no server {number:?}"))?)?;
+            return Ok(format!("n{number} is cut off"));
+        }
+        press_for_server(&mut self.servers, key)
     }
 
     fn url(&self) -> String {

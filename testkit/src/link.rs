@@ -39,6 +39,7 @@ struct Network {
     delay: Duration,
     cut: bool,
     closed: bool,
+    carried: u64,
     connections: Vec<TcpStream>,
 }
 
@@ -104,6 +105,12 @@ impl Link {
         self.state.change(|network| network.cut = false);
     }
 
+    /// How many bytes it has carried so far, in both directions together.
+    #[must_use]
+    pub fn carried(&self) -> u64 {
+        self.state.lock().carried
+    }
+
     /// Closes every connection; new ones are accepted.
     pub fn reset(&self) {
         self.state.change(|network| {
@@ -158,7 +165,7 @@ fn write(state: &State, mut to: TcpStream, from: &Receiver<(Instant, Vec<u8>)>) 
         thread::sleep(due.saturating_duration_since(Instant::now()));
         let network =
             state.changed.wait_while(state.lock(), |network| network.cut && !network.closed);
-        drop(network);
+        network.unwrap_or_else(PoisonError::into_inner).carried += bytes.len() as u64;
         if to.write_all(&bytes).is_err() {
             break;
         }

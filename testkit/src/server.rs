@@ -23,6 +23,9 @@ const STORE: &str = "store";
 /// Its configuration file, beside the store.
 const CONFIGURATION: &str = "nats.conf";
 
+/// The name of a server that is given none.
+const NAME: &str = "server";
+
 /// How a server is started: with JetStream, MQTT and monitoring by default.
 #[derive(Debug, Default)]
 pub struct Options {
@@ -69,7 +72,7 @@ impl fmt::Debug for Watched {
 }
 
 impl Options {
-    /// Gives it this name in place of `server`.
+    /// Gives it a name.
     #[must_use]
     pub fn name(mut self, name: &str) -> Self {
         self.name = Some(name.into());
@@ -174,7 +177,7 @@ impl Options {
         };
         let mut config = format!(
             "server_name: {}\nlisten: \"127.0.0.1:{}\"\nhttp: \"127.0.0.1:{}\"\n{}",
-            self.name.as_deref().unwrap_or("server"),
+            self.name.as_deref().unwrap_or(NAME),
             client.number(),
             monitoring.number(),
             self.config,
@@ -426,6 +429,12 @@ impl Server {
     /// If it is not running.
     pub fn id(&mut self) -> Result<u32> {
         Ok(self.process()?.id())
+    }
+
+    /// The server's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.options.name.as_deref().unwrap_or(NAME)
     }
 
     /// The folder that holds the server's configuration and its store.

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use anyhow::Result;
+use anyhow::{Context, Result, bail};
 
 use crate::server::{Ports, Server};
 
@@ -28,4 +28,28 @@ pub trait Topology: fmt::Debug {
 
     /// What clients connect to: the URLs of all servers to which they may, separated by commas.
     fn url(&self) -> String;
+}
+
+/// Does what a key says with one of the servers: `k2` kills the second one. Returns what was done.
+///
+/// # Errors
+///
+/// If there is no such key or server, or it cannot be done.
+pub fn press_for_server(servers: &mut [Server], key: &str) -> Result<String> {
+    let (action, number) = key.split_at(key.len().min(1));
+    let at = number.parse::<usize>().ok().and_then(|number| number.checked_sub(1));
+    let server = at.and_then(|at| servers.get_mut(at));
+    let server = server.with_context(|| format!("no server {number:?}"))?;
+    let done = match action {
+        "k" => server.kill().map(|()| "was killed"),
+        // A paused one would not stop.
+        "s" => server.resume().and_then(|()| server.stop()).map(|()| "was stopped"),
+        "l" => server.lame_duck().map(|()| "leaves"),
+        "r" => server.restart().map(|()| "was started"),
+        "p" => server.suspend().map(|()| "is paused"),
+        "c" => server.resume().map(|()| "continues"),
+        _ => bail!("no key {action:?}"),
+    };
+    let name = server.name();
+    Ok(format!("{name} {}", done.with_context(|| name.to_owned())?))
 }

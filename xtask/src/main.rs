@@ -66,6 +66,9 @@ enum Task {
         /// Runs three servers as one cluster, and does what keys say: kill one, stop one, cut one off
         #[arg(long, conflicts_with = "secure")]
         cluster: bool,
+        /// Runs a hub and a leaf node, and does what keys say: cut the line between them, kill one
+        #[arg(long, conflicts_with_all = ["secure", "cluster"])]
+        edge: bool,
         /// With --secure: other ports for NATS, MQTT and monitoring, for tests
         #[arg(long, requires = "secure", hide = true, value_parser = up::ports)]
         ports: Option<Ports>,
@@ -117,6 +120,7 @@ fn run(task: Task) -> Result<ExitCode> {
             demo::run(&experiments, server.as_deref(), step)?;
         }
         Task::Up { data, fresh, cluster: true, .. } => up::cluster::run(data, fresh)?,
+        Task::Up { data, fresh, edge: true, .. } => up::edge::run(data, fresh)?,
         Task::Up { data, fresh, secure: None, .. } => up::run(data, fresh)?,
         Task::Up { data, fresh, secure: Some(stage), creds, ports, .. } => {
             up::run_secure(data, fresh, stage, creds, ports)?;

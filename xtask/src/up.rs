@@ -2,6 +2,7 @@
 
 pub mod cluster;
 mod console;
+pub mod edge;
 
 use std::collections::BTreeSet;
 use std::fs;

@@ -39,7 +39,7 @@ fn arrows_point_one_way() -> Result<()> {
             "testkit" => &[],
             "common" | "prove" | "bench" | "secure" => &["testkit"],
             "course" | "cluster" => &["testkit", "prove"],
-            "xtask" => &["testkit", "prove", "course", "secure", "cluster"],
+            "xtask" => &["testkit", "prove", "course", "cluster", "edge", "secure"],
             _ => &["common", "testkit", "prove"],
         };
         for dependency in dependencies(&package).filter(|dependency| !dependency["path"].is_null())
