@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use testkit::{Cluster, Program, Server};
 
+use crate::Step;
 use crate::report::Table;
 use crate::stage::{Stage, figure};
 
@@ -27,11 +28,10 @@ const FAULTS: [&str; 4] = ["killed (kill -9)", "stopped (SIGTERM)", "paused (SIG
 const UPGRADES: [&str; 2] = ["stopped (SIGTERM)", "lame duck mode"];
 
 /// Standstills, then upgrades.
-///
-/// # Errors
-///
-/// If a program or a server fails in another way than it should.
-pub fn bench(stage: &Stage) -> Result<Vec<Table>> {
+pub const STEPS: &[Step] =
+    &[|stage| Ok(vec![standstills(stage)?]), |stage| Ok(vec![upgrades(stage)?])];
+
+fn standstills(stage: &Stage) -> Result<Table> {
     let publisher = stage.program("jetstream", "order-publisher")?;
     let title = format!("The leader of a stream with three replicas fails ({ORDERS} orders)");
     let samples = stage.in_turns(&title, &FAULTS, |fault| {
@@ -63,11 +63,10 @@ pub fn bench(stage: &Stage) -> Result<Vec<Table>> {
         ensure!(publishing.wait()?.success(), "not all orders were stored");
         Ok(vec![standstill.as_secs_f64()])
     })?;
-    let mut standstills = Table::new(&title, &["longest standstill, s"]);
-    for (name, samples) in FAULTS.iter().zip(&samples) {
-        standstills.row(name, samples);
-    }
+    Ok(table(&title, "longest standstill, s", &FAULTS, &samples))
+}
 
+fn upgrades(stage: &Stage) -> Result<Table> {
     let math_server = stage.program("rpc", "math-server")?;
     let math_client = stage.program("rpc", "math-client")?;
     let title = format!("All servers upgraded in turn, {IN_FLIGHT} requests in flight");
@@ -103,14 +102,18 @@ pub fn bench(stage: &Stage) -> Result<Vec<Table>> {
         ensure!(client.is_running()?, "too few requests");
         let ended = client.wait()?;
         let last = ended.stdout.last().context("nothing was printed")?;
-        let answered = figure(&format!("({last}"), "(", " requests")?;
+        let answered = figure(&format!("={last}"), "=", " requests")?;
         Ok(vec![REQUESTS.parse::<f64>()? - answered])
     })?;
-    let mut upgrades = Table::new(&title, &["requests without a reply"]);
-    for (name, samples) in UPGRADES.iter().zip(&samples) {
-        upgrades.row(name, samples);
+    Ok(table(&title, "requests without a reply", &UPGRADES, &samples))
+}
+
+fn table(title: &str, column: &str, names: &[&str], samples: &[Vec<Vec<f64>>]) -> Table {
+    let mut table = Table::new(title, &[column]);
+    for (name, samples) in names.iter().zip(samples) {
+        table.row(name, samples);
     }
-    Ok(vec![standstills, upgrades])
+    table
 }
 
 fn cluster() -> Result<Cluster> {

@@ -40,7 +40,7 @@ const BENCHES: &[(&str, &[Step])] = &[
     ("mqtt-bridge", &[mqtt_bridge::bench]),
     ("jobs", jobs::STEPS),
     ("secure", &[secure::bench]),
-    ("cluster", &[cluster::bench]),
+    ("cluster", cluster::STEPS),
 ];
 
 /// Measures what the lessons claim, and prints medians and ratios.

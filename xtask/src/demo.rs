@@ -8,8 +8,9 @@ use std::time::Instant;
 use anstream::{eprintln, println};
 use anstyle::{AnsiColor, Style};
 use anyhow::{Context, Result, ensure};
+use edged::{Config, Edge, streams};
 use secured::Stage;
-use testkit::{Action, Cluster, Host, Lesson, Scene, Server, Step};
+use testkit::{Action, Cluster, Host, Lesson, Scene, Server, Step, Topology};
 
 use crate::workspace::{build, chosen, root};
 
@@ -60,22 +61,16 @@ fn play(name: &str, programs: &HashMap<String, PathBuf>, server: Option<&str>) -
     println!("\n{BOLD}{}{BOLD:#}", rule(&lesson.title));
     println!("{}\n", wrap(&lesson.question));
     for scene in lesson.scenes.iter().filter(|scene| scene.section == "Run it") {
-        let mut cluster = match name {
-            "cluster" => Some(Cluster::start(Cluster::PORTS.len())?),
-            _ => None,
-        };
-        let mut own = match (name, server) {
+        let mut several = several(name)?;
+        let mut own = match name {
             // Its scenes say how their server is secured.
-            ("secure", _) => Some(secured::start(Stage::of(scene.first_command())?)?.quiet()),
-            ("cluster", _) | (_, Some(_)) => None,
-            (_, None) => Some(Server::start()?.quiet()),
+            "secure" => Some(secured::start(Stage::of(scene.first_command())?)?.quiet()),
+            _ if server.is_some() || several.is_some() => None,
+            _ => Some(Server::start()?.quiet()),
         };
-        let host = match (&mut own, &mut cluster) {
+        let host = match (&mut own, &mut several) {
             (Some(own), _) => Host::Own(own),
-            (_, Some(cluster)) => {
-                cluster.servers.iter_mut().for_each(Server::be_quiet);
-                Host::Several(cluster)
-            }
+            (_, Some(several)) => Host::Several(&mut **several),
             _ => Host::Running(server),
         };
         let labels = labels(scene);
@@ -98,6 +93,23 @@ fn play(name: &str, programs: &HashMap<String, PathBuf>, server: Option<&str>) -
     }
     println!("\n{}", wrap(&lesson.seen));
     Ok(())
+}
+
+/// The servers of a lesson that needs more than one.
+fn several(name: &str) -> Result<Option<Box<dyn Topology>>> {
+    Ok(match name {
+        "cluster" => {
+            let mut cluster = Cluster::start(Cluster::PORTS.len())?;
+            cluster.servers.iter_mut().for_each(Server::be_quiet);
+            Some(Box::new(cluster))
+        }
+        "edge" => {
+            let edge = Edge::start(&Config::default(), |_, options| options)?.quiet();
+            streams::lay_blocking(&edge)?;
+            Some(Box::new(edge))
+        }
+        _ => None,
+    })
 }
 
 /// The label of each terminal: its first program, numbered if several terminals run the same one.
