@@ -4,22 +4,16 @@ use std::io::{Write, stderr};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use async_nats::jetstream::stream::Config as Stream;
-use edged::streams::{READINGS, jetstream, plain_source};
+use edged::streams::READINGS;
 use edged::{Config, Edge};
-use tokio::time::sleep;
 
 use crate::support::{
     PATIENCE, complete_and_in_order, count, eventually, ready, site, stop_sensor, stored,
     wait_until_copied,
 };
 
-/// Streams of the hub with a plain source. One of them might begin again just when the line is back.
-const PLAIN: [&str; 2] = ["plain-1", "plain-2"];
-/// A plain source is late after a cut of 20 s or more, and not after 19 s.
-const CUT: Duration = Duration::from_secs(23);
-/// The durable source was 5 to 8 s late, a plain one 37 to 40 s.
-const SOON: Duration = Duration::from_secs(30);
+/// Time that the hub has to catch up after a long cut.
+const CATCH_UP: Duration = Duration::from_secs(240);
 
 /// Stops the sensor, and checks what the hub has of it. Returns how many readings came again.
 async fn check(edge: &Edge, sensors: Vec<(&str, testkit::Program)>) -> Result<usize> {
@@ -27,7 +21,7 @@ async fn check(edge: &Edge, sensors: Vec<(&str, testkit::Program)>) -> Result<us
     for (id, sensor) in sensors {
         sent.push((id, stop_sensor(sensor)?));
     }
-    wait_until_copied(edge, READINGS, PATIENCE).await?;
+    wait_until_copied(edge, READINGS, CATCH_UP).await?;
     let stored = stored(edge.hub(), READINGS).await?;
     let mut again = 0;
     for (id, last) in sent {
@@ -63,42 +57,6 @@ async fn a_silent_line_is_noticed_and_the_hub_gets_all_readings_in_order() -> Re
     ensure!(again == 0, "{again} readings are there twice");
     let late = healed.elapsed();
     writeln!(stderr(), "a silent line: noticed after {noticed:.1?}, complete {late:.1?} later")?;
-    Ok(())
-}
-
-/// The plain source waits: half a minute later it is not complete.
-#[tokio::test]
-async fn after_a_long_cut_the_durable_source_is_complete_before_the_plain_one() -> Result<()> {
-    // The plain source makes its consumers at the leaf node, which takes more rights.
-    let config = Config { permissions: String::new(), ..Config::default() };
-    let edge = site(&config).await?;
-    let hub = jetstream(&edge.hub().url()).await?;
-    for name in PLAIN {
-        let sources = Some(vec![plain_source()]);
-        hub.create_stream(Stream { name: name.into(), sources, ..Stream::default() }).await?;
-    }
-    let sensor = ready(edge.leaf(), "sensor", "--interval 10ms", "#20:")?;
-    for name in PLAIN {
-        wait_until_copied(&edge, name, PATIENCE).await?;
-    }
-    edge.line().cut();
-    // The length of the outage is what matters here.
-    sleep(CUT).await;
-    edge.line().heal();
-    let healed = Instant::now();
-    stop_sensor(sensor)?;
-    wait_until_copied(&edge, READINGS, PATIENCE).await?;
-    let durable = healed.elapsed();
-    ensure!(durable < SOON, "the durable source is {durable:?} late");
-    let (of, mut late) = (count(edge.hub(), READINGS).await?, Vec::new());
-    for name in PLAIN {
-        late.push(count(edge.hub(), name).await?);
-    }
-    writeln!(
-        stderr(),
-        "after a cut of {CUT:?}: durable {durable:.1?} late, plain have {late:?} of {of}"
-    )?;
-    ensure!(late.iter().any(|late| *late < of), "the plain sources have all {of} already");
     Ok(())
 }
 

@@ -69,10 +69,19 @@ pub fn failure(error: &(dyn Error + 'static)) -> Failure {
             | ErrorCode::STREAM_OFFLINE
             | ErrorCode::CONSUMER_OFFLINE,
         ) => Failure::Unanswered,
+        // A server of the cluster is down or cut off. Without that reason the cluster is too small.
+        Some(ErrorCode::CLUSTER_NO_PEERS) if chain(error).any(|it| it.contains("peer offline")) => {
+            Failure::Unanswered
+        }
         None if is_off(error) => Failure::Off,
         None if is_unanswered(error) => Failure::Unanswered,
         _ => Failure::Refused,
     }
+}
+
+/// The texts of an error and of its causes.
+fn chain<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = String> + 'a {
+    successors(Some(error), |error| error.source()).map(ToString::to_string)
 }
 
 /// The error code of the server's answer, if it answered.
@@ -204,6 +213,14 @@ mod tests {
                 KeyValueError::with_source(KeyValueErrorKind::GetBucket, GetStreamError::new(kind));
             assert_eq!(failure(&error), expected, "{code}, wrapped");
         }
+        let placed = |why: &str| {
+            let description = format!("no suitable peers for placement{why}");
+            let error =
+                serde_json::json!({"code": 400, "err_code": 10005, "description": description});
+            serde_json::from_value::<jetstream::Error>(error)
+        };
+        assert_eq!(failure(&placed("")?), Failure::Refused);
+        assert_eq!(failure(&placed(", peer offline")?), Failure::Unanswered);
         assert!(explain(&answered(10047)?).contains("raise the limits of account or server"));
         Ok(())
     }
