@@ -70,18 +70,15 @@ pub fn failure(error: &(dyn Error + 'static)) -> Failure {
             | ErrorCode::CONSUMER_OFFLINE,
         ) => Failure::Unanswered,
         // A server of the cluster is down or cut off. Without that reason the cluster is too small.
-        Some(ErrorCode::CLUSTER_NO_PEERS) if chain(error).any(|it| it.contains("peer offline")) => {
+        Some(ErrorCode::CLUSTER_NO_PEERS)
+            if chain(error).any(|it| it.to_string().contains("peer offline")) =>
+        {
             Failure::Unanswered
         }
         None if is_off(error) => Failure::Off,
         None if is_unanswered(error) => Failure::Unanswered,
         _ => Failure::Refused,
     }
-}
-
-/// The texts of an error and of its causes.
-fn chain<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = String> + 'a {
-    successors(Some(error), |error| error.source()).map(ToString::to_string)
 }
 
 /// The error code of the server's answer, if it answered.
