@@ -51,7 +51,7 @@ pub struct Plan {
     pub duration: Duration,
     /// Copies of the stream and the bucket.
     pub replicas: usize,
-    /// Where they are.
+    /// Whether the copies are on disk or in memory.
     pub storage: StorageType,
 }
 

@@ -39,7 +39,7 @@ fn closed() -> Config {
 async fn a_reading_crosses_the_line_once_for_each_way_in_which_the_hub_asks_for_it() -> Result<()> {
     // No program listens at the hub: not a byte.
     let edge = Edge::start(&open(), |_, options| options)?;
-    let nobody = per_reading(&edge, async || Ok(())).await?;
+    let unheard = per_reading(&edge, async || Ok(())).await?;
     // A subscriber.
     let hub = client(&edge.hub().url()).await?;
     let mut readings = hub.subscribe(SUBJECT).await?;
@@ -77,10 +77,10 @@ async fn a_reading_crosses_the_line_once_for_each_way_in_which_the_hub_asks_for_
     let compressed = compressed.await?;
     ensure!(compressed < source, "{compressed} compressed, {source} not");
     let line = format!(
-        "nobody {nobody}, subscriber {subscriber}, source {source}, both {both}, compressed {compressed}"
+        "unheard {unheard}, subscriber {subscriber}, source {source}, both {both}, compressed {compressed}"
     );
     writeln!(stderr(), "bytes per reading: {line}")?;
-    ensure!(nobody < 10 && nobody < subscriber && subscriber < source && source < both, "{line}");
+    ensure!(unheard < 10 && unheard < subscriber && subscriber < source && source < both, "{line}");
     Ok(())
 }
 

@@ -109,7 +109,7 @@ fn without_any_of_its_rights_something_fails() -> Result<()> {
     })
 }
 
-/// The plant is somebody else's: what a program there tries beyond its purpose stays there.
+/// What a program in the plant tries beyond its purpose stays in the plant.
 #[tokio::test]
 async fn what_is_not_on_the_list_does_not_cross_the_line() -> Result<()> {
     let edge = site(&Config::default()).await?;

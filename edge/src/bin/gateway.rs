@@ -32,7 +32,7 @@ const ACK_TIMEOUT: Duration = Duration::from_secs(2);
 struct Args {
     #[command(flatten)]
     nats: common::NatsArgs,
-    /// Where devices connect. They need no password: let no others reach it
+    /// The address for devices. Keep it off open networks: it asks for no password
     #[arg(long, default_value = "127.0.0.1:1885")]
     listen: SocketAddr,
 }
