@@ -29,8 +29,10 @@ fn a_rolling_upgrade_costs_no_reply_if_programs_leave_before_their_nats_server()
         }
         let start = || {
             let started = trial.launch(&cluster.servers[next]).ready(SUBJECT)?;
-            // The client's nats-server, too, knows that there are servers on both.
+            // The client's nats-server knows that there are servers on both. The one in lame duck mode
+            // passes on what comes for a server that has just left it.
             cluster.servers[others].wait_for_interest(SUBJECT, 2)?;
+            cluster.servers[lame].wait_for_interest(SUBJECT, 1)?;
             Ok(started)
         };
         restart_in_turns(&trial, load, servers, 2, start)?;

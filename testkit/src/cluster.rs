@@ -1,6 +1,6 @@
 //! Several servers that form one cluster.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
@@ -10,6 +10,10 @@ use crate::port::Port;
 use crate::program::TIMEOUT;
 use crate::server::{Options, Ports, Server};
 use crate::topology::{Topology, press_for_server};
+
+/// Between two servers: the pool of three, and one for the system account
+/// (docs.nats.io, "Clustering", `pool_size` and `accounts`). Each carries some accounts.
+const CONNECTIONS: u32 = 4;
 
 /// Several servers that form one cluster, with JetStream: `n1`, `n2`, `n3`.
 #[derive(Debug)]
@@ -102,7 +106,7 @@ impl Cluster {
         Ok(cluster)
     }
 
-    /// Waits until every server that is running is connected to all others, knows the leader of
+    /// Waits until every server that is running has all its connections to all others, knows the leader of
     /// JetStream's metadata, and JetStream's API answers through it.
     ///
     /// # Errors
@@ -112,10 +116,12 @@ impl Cluster {
         let running = || self.servers.iter().filter(|server| server.is_running());
         for server in running() {
             server.monitor_until("/routez", |routez| {
-                let routes = routez["routes"].as_array().into_iter().flatten();
-                let others: BTreeSet<_> =
-                    routes.filter_map(|it| it["remote_id"].as_str()).collect();
-                others.len() + 1 == running().count()
+                let mut connections = BTreeMap::new();
+                for route in routez["routes"].as_array().into_iter().flatten() {
+                    *connections.entry(route["remote_id"].as_str()).or_insert(0) += 1;
+                }
+                connections.len() + 1 == running().count()
+                    && connections.values().all(|count| *count == CONNECTIONS)
             })?;
             server.monitor_until("/jsz", |jsz| {
                 let cluster = &jsz["meta_cluster"];
