@@ -8,8 +8,7 @@ use edged::streams::READINGS;
 use edged::{Config, Edge};
 
 use crate::support::{
-    PATIENCE, complete_and_in_order, count, eventually, ready, site, stop_sensor, stored,
-    wait_until_copied,
+    PATIENCE, complete_and_in_order, copied, count, eventually, ready, site, stop_sensor,
 };
 
 /// Time that the hub has to catch up after a long cut.
@@ -21,8 +20,7 @@ async fn check(edge: &Edge, sensors: Vec<(&str, testkit::Program)>) -> Result<us
     for (id, sensor) in sensors {
         sent.push((id, stop_sensor(sensor)?));
     }
-    wait_until_copied(edge, READINGS, CATCH_UP).await?;
-    let stored = stored(edge.hub(), READINGS).await?;
+    let stored = copied(edge, CATCH_UP).await?;
     let mut again = 0;
     for (id, last) in sent {
         again += complete_and_in_order(stored.get(id).context("nothing")?, last)?;

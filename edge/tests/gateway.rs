@@ -14,9 +14,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_util::codec::Framed;
 
-use crate::support::{
-    PATIENCE, complete_and_in_order, program, site, stop_sensor, stored, wait_until_copied,
-};
+use crate::support::{PATIENCE, complete_and_in_order, copied, program, site, stop_sensor, stored};
 
 const MAX_IN_FLIGHT: usize = 1000;
 /// Readings that are acknowledged before the leaf node dies.
@@ -114,8 +112,7 @@ async fn by_the_gateway_no_reading_is_lost_or_doubled_when_the_leaf_node_dies() 
         sensor.expect(next)?;
     }
     let last = stop_sensor(sensor)?;
-    wait_until_copied(&edge, READINGS, PATIENCE).await?;
-    let stored = stored(edge.hub(), READINGS).await?;
+    let stored = copied(&edge, PATIENCE).await?;
     let again = complete_and_in_order(stored.get("sensor-1").context("nothing")?, last)?;
     ensure!(again == 0, "{again} readings are there twice");
     // Presence: a sensor that is killed is offline.
