@@ -8,7 +8,7 @@ use futures::future::try_join_all;
 use serde_json::Value;
 use testkit::{Cluster, Link, Port, Ports, Server};
 
-use crate::support::{command_at, start, succeeds};
+use crate::support::{command, command_at, start, succeeds};
 
 /// The addresses that a server tells its clients.
 fn told(server: &Server) -> Result<Vec<String>> {
@@ -21,21 +21,68 @@ fn told(server: &Server) -> Result<Vec<String>> {
     Ok(urls)
 }
 
+/// Waits until all servers know of the only subscription to `subject`.
+fn know(servers: &[Server], subject: &str) -> Result<()> {
+    for server in servers {
+        if server.monitor("/connz")?["num_connections"] == 1 {
+            server.wait_for_subscriptions(subject, 1)?;
+        } else {
+            server.wait_for_interest(subject, 1)?;
+        }
+    }
+    Ok(())
+}
+
+/// At the first of the addresses there is no server.
+#[test]
+fn every_program_takes_the_urls_of_several_servers() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let db = format!("--db {}", folder.path().join("jobs.db").display());
+    let cluster = Cluster::start(3)?;
+    let nothing = Port::claim()?;
+    let urls = format!("nats://127.0.0.1:{},{}", nothing.number(), cluster.url());
+    let command = |program, args: &str| {
+        let mut command = command(&cluster, program, args);
+        command.env("NATS_URL", &urls);
+        command
+    };
+    let start = |program, args: &str, ready| start(command(program, args), ready);
+    let succeeds = |program, args: &str| succeeds(command(program, args));
+
+    succeeds("hello", "")?;
+    let mut worker = start("log-worker", "--limit 1", "waiting")?;
+    know(&cluster.servers, "logs.process")?;
+    succeeds("log-publisher", "--count 1")?;
+    ensure!(worker.wait()?.success());
+    for program in ["math-server", "math-service"] {
+        let mut server = start(program, "", "waiting")?;
+        know(&cluster.servers, "math.sum")?;
+        succeeds("math-client", "17 25")?;
+        ensure!(server.stop()?.success());
+    }
+    succeeds("order-publisher", "--count 3")?;
+    succeeds("order-consumer", "--limit 3")?;
+    succeeds("config-admin", "set true")?;
+    succeeds("config-app", "--limit 1")?;
+    succeeds("job-submit", "email")?;
+    succeeds("job-admin", "stats")?;
+    succeeds("job-worker", &format!("--kinds email --limit 1 {db}"))?;
+    succeeds("device-admin", "interval sensor-1 1s")?;
+    for (program, ready) in [("backend", "waiting"), ("recorder", "recording")] {
+        ensure!(start(program, "", ready)?.stop()?.success());
+    }
+    ensure!(start("gateway", "--listen 127.0.0.1:0", "waiting")?.stop()?.success());
+    Ok(())
+}
+
 #[test]
 fn a_program_that_knows_one_server_goes_to_another_when_that_one_is_killed() -> Result<()> {
     let mut cluster = Cluster::start(3)?;
     let mut worker = start(command_at(&cluster.servers[0], "log-worker", ""), "waiting")?;
     cluster.servers[0].kill()?;
     worker.expect_stderr("connected to")?;
-    let [_, second, third] = &cluster.servers[..] else { anyhow::bail!("three servers") };
-    // It is on one of the two, and they have told each other.
-    for (server, other) in [(second, third), (third, second)] {
-        if server.monitor("/connz")?["num_connections"] == 1 {
-            server.wait_for_subscriptions("logs.process", 1)?;
-            other.wait_for_interest("logs.process", 1)?;
-        }
-    }
-    succeeds(command_at(second, "log-publisher", "--count 1"))?;
+    know(&cluster.servers[1..], "logs.process")?;
+    succeeds(command_at(&cluster.servers[1], "log-publisher", "--count 1"))?;
     worker.expect("log 1")?;
     ensure!(worker.stop()?.success());
     Ok(())

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use anyhow::Result;
-use testkit::{Link, Options, Port, Ports, Server, Topology, press_for_server};
+use anyhow::{Result, bail};
+use testkit::{Link, Options, Port, Ports, Server, Topology};
 
 /// JetStream domain of the hub, and name of its server.
 pub const HUB: &str = "hub";
@@ -143,11 +143,6 @@ impl Edge {
         &self.servers[1]
     }
 
-    /// The hub and the leaf node, to stop or kill them.
-    pub fn servers_mut(&mut self) -> &mut [Server; 2] {
-        &mut self.servers
-    }
-
     /// The line between them.
     #[must_use]
     pub fn line(&self) -> &Link {
@@ -198,21 +193,20 @@ impl Topology for Edge {
         &self.servers
     }
 
-    fn keys(&self) -> &'static [(&'static str, &'static str)] {
+    fn servers_mut(&mut self) -> &mut [Server] {
+        &mut self.servers
+    }
+
+    fn network_keys(&self) -> &'static [(&'static str, &'static str)] {
         &[
             ("x", "cut the line: nothing arrives, and no connection is closed"),
             ("b", "break its connections: both sides notice at once, and connect again"),
             ("w", "make the line slow: 300 ms each way"),
             ("h", "heal the line"),
-            ("kN", "kill the hub (1) or the leaf node (2) (kill -9)"),
-            ("sN", "stop it (SIGTERM)"),
-            ("rN", "start it again"),
-            ("pN", "pause it (SIGSTOP)"),
-            ("cN", "let it continue (SIGCONT)"),
         ]
     }
 
-    fn press(&mut self, key: &str) -> Result<String> {
+    fn press_for_network(&mut self, key: &str) -> Result<String> {
         match key {
             "x" => self.line.cut(),
             "b" => self.line.reset(),
@@ -221,7 +215,7 @@ impl Topology for Edge {
                 self.line.delay(Duration::ZERO);
                 self.line.heal();
             }
-            _ => return press_for_server(&mut self.servers, key),
+            _ => bail!("no key {key:?}"),
         }
         let done = match key {
             "x" => "is cut",

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use edged::Config;
 use edged::edge::INBOX_PREFIX;
-use testkit::Program;
+use testkit::{Program, Topology};
 
 use crate::support::{ready, site, succeeds};
 

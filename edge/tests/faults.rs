@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use edged::streams::READINGS;
 use edged::{Config, Edge};
+use testkit::Topology;
 
 use crate::support::{
     PATIENCE, complete_and_in_order, copied, count, eventually, ready, site, stop_sensor,

@@ -8,7 +8,7 @@ use edged::Config;
 use edged::streams::{READINGS, client};
 use futures::{SinkExt, StreamExt};
 use rumqttc::{Codec, Connect, Packet, Publish, QoS};
-use testkit::{Program, Server};
+use testkit::{Program, Server, Topology};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::timeout;

@@ -9,7 +9,7 @@ use crate::link::Link;
 use crate::port::Port;
 use crate::program::TIMEOUT;
 use crate::server::{Options, Ports, Server};
-use crate::topology::{Topology, press_for_server};
+use crate::topology::{Topology, server_at};
 
 /// Between two servers: the pool of three, and one for the system account
 /// (docs.nats.io, "Clustering", `pool_size` and `accounts`). Each carries some accounts.
@@ -201,31 +201,23 @@ impl Topology for Cluster {
         &self.servers
     }
 
-    fn keys(&self) -> &'static [(&'static str, &'static str)] {
-        &[
-            ("kN", "kill it (kill -9)"),
-            ("sN", "stop it (SIGTERM)"),
-            ("lN", "lame duck mode: its clients are sent away one by one, then it ends"),
-            ("rN", "start it again"),
-            ("pN", "pause it (SIGSTOP)"),
-            ("cN", "let it continue (SIGCONT)"),
-            ("xN", "cut it off from the other servers"),
-            ("h", "heal the network"),
-        ]
+    fn servers_mut(&mut self) -> &mut [Server] {
+        &mut self.servers
     }
 
-    fn press(&mut self, key: &str) -> Result<String> {
+    fn network_keys(&self) -> &'static [(&'static str, &'static str)] {
+        &[("xN", "cut it off from the other servers"), ("h", "heal the network")]
+    }
+
+    fn press_for_network(&mut self, key: &str) -> Result<String> {
         if key == "h" {
             self.heal();
             return Ok("the network is healed".into());
         }
-        if let Some(number) = key.strip_prefix('x') {
-            let at = number.parse::<usize>().ok().and_then(|number| number.checked_sub(1));
-            let at = at.filter(|at| *at < self.servers.len());
-            self.isolate(at.with_context(|| format!("no server {number:?}"))?)?;
-            return Ok(format!("n{number} is cut off"));
-        }
-        press_for_server(&mut self.servers, key)
+        let number = key.strip_prefix('x').with_context(|| format!("no key {key:?}"))?;
+        let at = server_at(number, &self.servers)?;
+        self.isolate(at)?;
+        Ok(format!("{} is cut off", self.servers[at].name()))
     }
 
     fn url(&self) -> String {

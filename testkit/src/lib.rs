@@ -48,4 +48,4 @@ pub use program::{Ended, Program, Signal};
 pub use provision::{OLDEST, VERSION, nats_server};
 pub use scene::{Host, Printed, Scene, Step, Terminal, is_match};
 pub use server::{Options, Ports, Server, isolated};
-pub use topology::{Topology, press_for_server};
+pub use topology::Topology;

@@ -331,7 +331,7 @@ impl Program {
     /// # Errors
     ///
     /// If the system does not tell.
-    pub fn is_running(&mut self) -> Result<bool> {
+    pub fn is_running(&self) -> Result<bool> {
         Ok(self.status(WaitIdOptions::NOHANG)?.is_none())
     }
 

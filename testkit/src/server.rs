@@ -262,7 +262,7 @@ impl Server {
     /// Whether it is running, suspended or not.
     #[must_use]
     pub fn is_running(&self) -> bool {
-        self.process.is_some()
+        self.process.as_ref().is_some_and(|process| process.is_running().unwrap_or(false))
     }
 
     fn process(&mut self) -> Result<&mut Program> {
@@ -340,12 +340,11 @@ impl Server {
     ///
     /// If it is running, or does not start. The error has its log.
     pub fn restart(&mut self) -> Result<()> {
-        if let Some(process) = &mut self.process
-            && !process.is_running()?
-        {
+        ensure!(!self.is_running(), "the server is running");
+        if self.process.is_some() {
+            // It has ended by itself.
             self.wait()?;
         }
-        ensure!(self.process.is_none(), "the server is running");
         self.launch()?;
         self.ready()
     }

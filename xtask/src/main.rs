@@ -69,9 +69,9 @@ enum Task {
         /// Runs a hub and a leaf node, and does what keys say: cut the line between them, kill one
         #[arg(long, conflicts_with_all = ["secure", "cluster"])]
         edge: bool,
-        /// With --secure: other ports for NATS, MQTT and monitoring, for tests
-        #[arg(long, requires = "secure", hide = true, value_parser = up::ports)]
-        ports: Option<Ports>,
+        /// Other ports for NATS, MQTT and monitoring, for tests; once for each server
+        #[arg(long, hide = true, value_parser = up::ports)]
+        ports: Vec<Ports>,
     },
     /// Measures the number behind each key insight, in a release build
     Bench {
@@ -119,11 +119,13 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Demo { experiments, server, step } => {
             demo::run(&experiments, server.as_deref(), step)?;
         }
-        Task::Up { data, fresh, cluster: true, .. } => up::cluster::run(data, fresh)?,
-        Task::Up { data, fresh, edge: true, .. } => up::edge::run(data, fresh)?,
+        Task::Up { data, fresh, cluster: true, ports, .. } => {
+            up::cluster::run(data, fresh, &ports)?;
+        }
+        Task::Up { data, fresh, edge: true, ports, .. } => up::edge::run(data, fresh, &ports)?,
         Task::Up { data, fresh, secure: None, .. } => up::run(data, fresh)?,
         Task::Up { data, fresh, secure: Some(stage), creds, ports, .. } => {
-            up::run_secure(data, fresh, stage, creds, ports)?;
+            up::run_secure(data, fresh, stage, creds, &ports)?;
         }
         Task::Bench { args } => workspace::bench(&args)?,
         Task::Bless { experiments } => workspace::bless(&experiments)?,

@@ -61,10 +61,10 @@ pub fn run_secure(
     fresh: bool,
     stage: Stage,
     creds: bool,
-    ports: Option<Ports>,
+    ports: &[Ports],
 ) -> Result<()> {
     let server = testkit::nats_server()?;
-    let ports = ports.unwrap_or(SECURE);
+    let ports = ports.first().copied().unwrap_or(SECURE);
     let (folder, form) =
         if creds { ("target/creds", Form::Jwt) } else { ("target/secure", Form::Configuration) };
     let data = std::path::absolute(data.unwrap_or_else(|| root().join(folder)))?;

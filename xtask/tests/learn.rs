@@ -1,20 +1,16 @@
 //! `cargo xtask learn`, by its commands and in a terminal.
 
-use std::fs::{self, File};
-use std::io::{Read, Write};
+use std::fs;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{Receiver, channel};
+use std::process::Command;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::thread;
-use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use course::EXERCISES;
-use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use testkit::Ended;
 
 use crate::common::{builds_nested, root, run};
+use crate::terminal::Terminal;
 
 /// Two tests build the same exercise: the program that was linked last would be that of both.
 fn lock() -> MutexGuard<'static, ()> {
@@ -106,65 +102,6 @@ fn each_lesson_names_its_exercises() -> Result<()> {
     Ok(())
 }
 
-/// A program in a terminal.
-struct Terminal {
-    keys: File,
-    printed: Receiver<String>,
-    /// What was printed and not yet waited for.
-    rest: String,
-    program: Child,
-}
-
-impl Terminal {
-    fn start(command: &mut Command) -> Result<Self> {
-        let main = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY)?;
-        grantpt(&main)?;
-        unlockpt(&main)?;
-        let name = ptsname(&main, Vec::new())?;
-        let terminal = File::options().read(true).write(true).open(name.to_str()?)?;
-        command.stdin(terminal.try_clone()?).stdout(terminal.try_clone()?).stderr(terminal);
-        let program = command.env("TERM", "xterm").spawn()?;
-        // The command's own copies: the terminal ends with the program.
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        let keys = File::from(main);
-        let mut screen = keys.try_clone()?;
-        let (sender, printed) = channel();
-        thread::spawn(move || {
-            let mut buffer = [0; 4096];
-            while let Ok(count @ 1..) = screen.read(&mut buffer) {
-                let _ = sender.send(String::from_utf8_lossy(&buffer[..count]).into_owned());
-            }
-        });
-        Ok(Self { keys, printed, rest: String::new(), program })
-    }
-
-    fn expect(&mut self, text: &str) -> Result<()> {
-        let deadline = Instant::now() + Duration::from_secs(600);
-        loop {
-            if let Some(at) = self.rest.find(text) {
-                self.rest.drain(..at + text.len());
-                return Ok(());
-            }
-            let left = deadline.saturating_duration_since(Instant::now());
-            match self.printed.recv_timeout(left) {
-                Ok(printed) => self.rest += &printed,
-                Err(_) => bail!("{text:?} was not printed, but: {}", self.rest),
-            }
-        }
-    }
-
-    fn press(&mut self, key: &str) -> Result<()> {
-        Ok(self.keys.write_all(key.as_bytes())?)
-    }
-}
-
-impl Drop for Terminal {
-    fn drop(&mut self) {
-        let _ = self.program.kill();
-        let _ = self.program.wait();
-    }
-}
-
 #[test]
 fn the_course_checks_what_is_saved_and_goes_on_to_the_next() -> Result<()> {
     let _one_at_a_time = lock();
@@ -204,7 +141,7 @@ fn the_course_checks_what_is_saved_and_goes_on_to_the_next() -> Result<()> {
     terminal.expect("q quit")?;
     terminal.press("q")?;
     terminal.expect("goes on here")?;
-    assert!(terminal.program.wait()?.success());
+    assert!(terminal.wait()?.success());
 
     // All but the last are solved; with that one the closing page comes.
     let (last, others) = EXERCISES.split_last().context("no exercises")?;
@@ -219,6 +156,6 @@ fn the_course_checks_what_is_saved_and_goes_on_to_the_next() -> Result<()> {
     terminal.press("\n")?;
     terminal.expect("You have solved all 18 exercises")?;
     terminal.expect("jobs/src/dead.rs")?;
-    assert!(terminal.program.wait()?.success());
+    assert!(terminal.wait()?.success());
     Ok(())
 }

@@ -8,4 +8,6 @@ mod metadata;
 mod prove;
 mod starters;
 mod tasks;
+mod terminal;
+mod up;
 mod workspace;

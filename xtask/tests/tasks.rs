@@ -1,15 +1,13 @@
 //! `cargo xtask …` as a person types it.
 
-use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
 use std::process::Command;
 
-use anyhow::{Context, Result, ensure};
-use testkit::{Port, Program, Server};
+use anyhow::{Context, Result};
+use testkit::{Port, Server};
 
 use crate::common::{builds_nested, lock_nested, root, run};
 
-fn xtask(args: &[&str]) -> Command {
+pub fn xtask(args: &[&str]) -> Command {
     let mut command = testkit::isolated(env!("CARGO_BIN_EXE_xtask"));
     builds_nested(command.args(args));
     if let Some(bin) = std::env::var_os("NATS_SERVER_BIN") {
@@ -118,80 +116,6 @@ fn the_servers_own_check_accepts_the_configuration() -> Result<()> {
             Command::new(testkit::nats_server()?).arg("-t").arg("-c").arg(&path).output()?;
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success() && said.contains("is valid"), "{said}");
-    }
-    Ok(())
-}
-
-/// A running `cargo xtask up --secure` with ports of its own, and what it has printed.
-struct Secure {
-    server: Program,
-    lines: Vec<String>,
-}
-
-impl Secure {
-    fn start(data: &Path, ports: &[Port; 3], flags: &[&str]) -> Result<Self> {
-        let ports: Vec<_> = ports.iter().map(|port| port.number().to_string()).collect();
-        let mut up = xtask(&["up", "--secure"]);
-        up.arg("--data").arg(data).args(["--ports", &ports.join(",")]).args(flags);
-        let mut server = Program::spawn(&mut up)?.quiet();
-        server.expect_stderr("Server is ready")?;
-        let lines = server.stdout();
-        Ok(Self { server, lines })
-    }
-
-    /// Runs a program in a shell, after the line that was printed for it.
-    fn run(&self, user: &str, program: &str) -> Result<()> {
-        let heading = format!("# {user} in ");
-        let at = self.lines.iter().position(|line| line.starts_with(&heading));
-        let line = &self.lines[at.context("no line")? + 1];
-        let path = testkit::program(program.split(' ').next().unwrap_or_default());
-        ensure!(path.exists(), "{} is not built: cargo build --workspace", path.display());
-        let folder = path.parent().context("no folder")?.display();
-        let mut shell = testkit::isolated("/bin/sh");
-        shell.args(["-c", &format!("{line}\nexec '{folder}'/{program}")]);
-        let ended = run(&mut shell)?;
-        ensure!(ended.success(), "{line}: {ended:?}");
-        Ok(())
-    }
-}
-
-/// From an empty folder, to programs that connect with the lines that it has printed.
-#[test]
-fn up_secure_makes_all_that_its_programs_need() -> Result<()> {
-    for flags in [&[][..], &["--creds"]] {
-        let folder = tempfile::tempdir()?;
-        // A path that has to be quoted.
-        let data = folder.path().join("some data");
-        let ports = [Port::claim()?, Port::claim()?, Port::claim()?];
-        let mut secure = Secure::start(&data, &ports, flags)?;
-        secure.run("hello", "hello")?;
-        secure.run("sensor-1", "sensor --count 1 --interval 0s")?;
-        let back = secure.lines.iter().find(|line| line.starts_with("unset "));
-        let back = back.context("no way back")?;
-        let secret = if flags.is_empty() { "NATS_NKEY" } else { "NATS_CREDS" };
-        for name in ["NATS_URL", "NATS_CA", secret, "NATS_INBOX_PREFIX", "MQTT_PASSWORD"] {
-            ensure!(back.contains(name), "{back}");
-        }
-        let mode = data.join("server.key").metadata()?.permissions().mode() & 0o777;
-        ensure!(mode == 0o600, "{mode:o}");
-        secure.server.kill()?;
-
-        // A second time: the same keys.
-        let mut again = Secure::start(&data, &ports, flags)?;
-        ensure!(again.lines.iter().any(|line| line.contains("kept from before")));
-        secure.run("hello", "hello")?;
-        again.server.kill()?;
-    }
-    Ok(())
-}
-
-#[test]
-fn a_stage_that_does_not_exist_is_an_error_of_the_command_line() -> Result<()> {
-    let ended = run(&mut xtask(&["up", "--secure=xyz"]))?;
-    assert_eq!(ended.code(), Some(2));
-    let said = ended.stderr.join("\n");
-    for part in ["xyz", "open", "lists", "accounts"] {
-        ensure!(said.contains(part), "{said}");
     }
     Ok(())
 }

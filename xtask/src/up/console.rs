@@ -8,6 +8,8 @@ use anstream::AutoStream;
 use anstyle::{AnsiColor, Style};
 use anyhow::Result;
 use crossterm::terminal::{disable_raw_mode, enable_raw_mode};
+use signal_hook::consts::TERM_SIGNALS;
+use signal_hook::iterator::Signals;
 use testkit::Topology;
 
 const COLORS: [AnsiColor; 3] = [AnsiColor::Cyan, AnsiColor::Yellow, AnsiColor::Magenta];
@@ -36,7 +38,7 @@ fn show(line: &str) {
     let _ = write!(out, "{line}\r\n").and_then(|()| out.flush());
 }
 
-/// Does what keys say, until q or Ctrl-C.
+/// Does what keys say until q, Ctrl-C, SIGINT or SIGTERM, and then stops the servers.
 pub fn obey(topology: &mut impl Topology) -> Result<()> {
     let is_terminal = stdin().is_terminal() && stdout().is_terminal();
     if is_terminal {
@@ -44,6 +46,8 @@ pub fn obey(topology: &mut impl Topology) -> Result<()> {
     }
     // If there is no terminal, and nothing more to read, the servers stay.
     let (sender, keys) = channel();
+    let (for_signals, mut signals) = (sender.clone(), Signals::new(TERM_SIGNALS)?);
+    thread::spawn(move || signals.forever().try_for_each(|_| for_signals.send('q')));
     let for_reader = sender.clone();
     thread::spawn(move || {
         let bytes = stdin().lock().bytes().map_while(Result::ok);
@@ -68,6 +72,11 @@ pub fn obey(topology: &mut impl Topology) -> Result<()> {
     if is_terminal {
         disable_raw_mode()?;
     }
+    for server in topology.servers_mut().iter_mut().filter(|server| server.is_running()) {
+        // A paused one would not stop.
+        server.resume()?;
+        server.stop()?;
+    }
     Ok(())
 }
 
@@ -75,5 +84,7 @@ pub fn obey(topology: &mut impl Topology) -> Result<()> {
 pub fn menu(topology: &impl Topology) -> String {
     let line = |(key, what): &(&str, &str)| format!("    {key:<3} {what}\n");
     let lines: String = topology.keys().iter().map(line).collect();
-    format!("Keys, with the number of a server for N:\n\n{lines}    q   end all\n")
+    let names = topology.servers().iter().zip(1..);
+    let names: Vec<_> = names.map(|(server, n)| format!("{n} for {}", server.name())).collect();
+    format!("Keys; N is {}:\n\n{lines}    q   end all\n", names.join(", "))
 }
