@@ -36,11 +36,18 @@ fn standstills(stage: &Stage) -> Result<Table> {
     let title = format!("The leader of a stream with three replicas fails ({ORDERS} orders)");
     let samples = stage.in_turns(&title, &FAULTS, |fault| {
         let mut cluster = cluster()?;
+        let publisher = |count: usize| {
+            let args = ["--storage", "file", "--replicas", "3", "--in-flight", "16"];
+            let mut command = cluster.servers[0].command(&publisher);
+            command.args(args).args(["--count", &count.to_string()]);
+            command
+        };
+        ensure!(Program::spawn(&mut publisher(1))?.quiet().wait()?.success(), "no stream");
+        let leader = cluster.leader_of(STREAM)?;
+        // Connected to the leader it would hear nothing for as long as that one is cut off.
+        let mut command = publisher(ORDERS);
+        command.env("NATS_URL", cluster.servers[(leader + 1) % SERVERS].url());
         let (sender, lines) = channel();
-        let args = ["--storage", "file", "--replicas", "3", "--in-flight", "16"];
-        let mut command = cluster.servers[0].command(&publisher);
-        command.env("NATS_URL", cluster.url()).args(args);
-        command.args(["--count", &ORDERS.to_string()]);
         let mut publishing = Program::spawn_watched(&mut command, move |_| {
             let _ = sender.send(Instant::now());
         })?;
@@ -48,7 +55,6 @@ fn standstills(stage: &Stage) -> Result<Table> {
         let (mut last, mut standstill) = (next()?, Duration::ZERO);
         for order in 1..ORDERS {
             if order == FAILS_AT {
-                let leader = cluster.leader_of(STREAM)?;
                 match fault {
                     0 => cluster.servers[leader].kill()?,
                     1 => cluster.servers[leader].stop()?,

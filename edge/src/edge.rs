@@ -92,7 +92,7 @@ impl Edge {
     ///
     /// # Errors
     ///
-    /// If a server does not start, or there is no connection within 60 s.
+    /// If a server does not start, or there is no connection within 180 s.
     pub fn start(config: &Config, options: impl Fn(&str, Options) -> Options) -> Result<Self> {
         let leafnodes = Port::claim()?;
         let line = Link::to(leafnodes.number())?;
@@ -153,7 +153,7 @@ impl Edge {
     ///
     /// # Errors
     ///
-    /// If that takes more than 60 s.
+    /// If that takes more than 180 s.
     pub fn wait_until_connected(&self) -> Result<()> {
         self.wait_for_connections(1)
     }
@@ -162,7 +162,7 @@ impl Edge {
     ///
     /// # Errors
     ///
-    /// If that takes more than 60 s.
+    /// If that takes more than 180 s.
     pub fn wait_until_noticed(&self) -> Result<()> {
         self.wait_for_connections(0)
     }

@@ -5,6 +5,7 @@ use std::io::Write as _;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, ensure};
+use futures::{StreamExt, TryStreamExt};
 use testkit::Signal;
 
 use crate::support::{Queue, done, header};
@@ -61,7 +62,7 @@ async fn poison_kills_its_worker_five_times_and_is_dead_and_its_neighbours_are_d
     }
     let mut deaths = 0;
     let mut worker = loop {
-        let mut worker = queue.worker("")?;
+        let worker = queue.worker("")?;
         worker.wait_for(|lines| lines.iter().any(|line| line.starts_with("p dead")));
         if worker.is_running()? {
             break worker;
@@ -121,13 +122,14 @@ async fn a_thousand_delayed_jobs_are_not_early_and_not_late_through_a_restart() 
     let _worker = queue.worker("--quiet")?;
     queue.submit("email --delay 8s --count 1000 --id d --quiet")?;
     let stream = queue.jetstream().await?.get_stream("jobs").await?;
-    let mut due = BTreeMap::new();
-    for number in 1..=1000 {
+    // Many at a time: all are read before the first is due.
+    let due = futures::stream::iter(1..=1000).map(async |number| {
         let subject = format!("jobs.sched.d-{number}");
         let message = stream.get_last_raw_message_by_subject(&subject).await?;
         let at = header(&message.headers, "Nats-Schedule")?.trim_start_matches("@at ").to_owned();
-        due.insert(format!("d-{number}"), humantime::parse_rfc3339(&at)?);
-    }
+        anyhow::Ok((format!("d-{number}"), humantime::parse_rfc3339(&at)?))
+    });
+    let due: BTreeMap<_, _> = due.buffer_unordered(100).try_collect().await?;
     queue.server.kill()?;
     queue.server.restart()?;
     let restarted = SystemTime::now();

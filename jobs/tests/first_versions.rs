@@ -51,9 +51,9 @@ fn first_versions_and_services_can_be_mixed() -> Result<()> {
 }
 
 #[test]
-fn a_service_that_is_away_for_five_seconds_burns_all_attempts_and_the_job_is_stuck() -> Result<()> {
+fn a_service_that_is_away_for_ten_seconds_burns_all_attempts_and_the_job_is_stuck() -> Result<()> {
     let queue = Queue::start()?;
-    queue.first_submit(&["flaky", r#"{"away":5}"#, "f"])?;
+    queue.first_submit(&["flaky", r#"{"away":10}"#, "f"])?;
     let mut first = queue.first_worker()?;
     first.expect("f again")?;
     let burnt = Instant::now();
@@ -73,7 +73,7 @@ fn a_service_that_is_away_for_five_seconds_burns_all_attempts_and_the_job_is_stu
 
     // The service under the same fault.
     let queue = Queue::start()?;
-    queue.submit(r#"flaky {"away":5} --id f"#)?;
+    queue.submit(r#"flaky {"away":10} --id f"#)?;
     let ended = queue.worker("--limit 1")?.wait()?;
     assert_eq!(done(&ended.stdout), ["f"]);
     Ok(())

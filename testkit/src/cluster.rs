@@ -47,7 +47,7 @@ impl Cluster {
     ///
     /// # Errors
     ///
-    /// If a server does not start, or the cluster is not healthy within 60 s.
+    /// If a server does not start, or the cluster is not healthy within 180 s.
     pub fn start(size: usize) -> Result<Self> {
         let routes = (0..size).map(|_| Port::claim()).collect::<Result<Vec<_>>>()?;
         let numbers: Vec<_> = routes.iter().map(Port::number).collect();
@@ -111,7 +111,7 @@ impl Cluster {
     ///
     /// # Errors
     ///
-    /// If that takes more than 60 s.
+    /// If that takes more than 180 s.
     pub fn wait_until_healthy(&self) -> Result<()> {
         let running = || self.servers.iter().filter(|server| server.is_running());
         for server in running() {
@@ -158,7 +158,7 @@ impl Cluster {
     ///
     /// # Errors
     ///
-    /// If there is none within 60 s.
+    /// If there is none within 180 s.
     pub fn leader_of(&self, stream: &str) -> Result<usize> {
         let deadline = Instant::now() + TIMEOUT;
         loop {

@@ -18,7 +18,7 @@ use crate::guard::Guard;
 
 /// Time-out of every wait for something that usually takes milliseconds. It is this long because
 /// a test must not fail on a machine that is busy.
-pub(crate) const TIMEOUT: Duration = Duration::from_secs(60);
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(180);
 
 /// A running program. It is killed, together with every process that it has started, when this
 /// value is dropped or this process ends.
@@ -146,7 +146,7 @@ impl Program {
         Ok(program)
     }
 
-    /// Sets the time-out of [`expect`](Self::expect) and [`wait`](Self::wait), which is 60 s
+    /// Sets the time-out of [`expect`](Self::expect) and [`wait`](Self::wait), which is 180 s
     /// otherwise.
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {

@@ -467,7 +467,7 @@ impl Server {
     ///
     /// # Errors
     ///
-    /// If that takes more than 60 s. The error has the last answer.
+    /// If that takes more than 180 s. The error has the last answer.
     pub fn monitor_until(&self, path: &str, is_enough: impl Fn(&Value) -> bool) -> Result<Value> {
         let deadline = Instant::now() + TIMEOUT;
         loop {
@@ -487,7 +487,7 @@ impl Server {
     ///
     /// # Errors
     ///
-    /// If that takes more than 60 s.
+    /// If that takes more than 180 s.
     pub fn wait_for_subscriptions(&self, subject: &str, count: usize) -> Result<()> {
         let path = "/subsz?subs=1&limit=100000";
         self.monitor_until(path, |subsz| {
@@ -503,7 +503,7 @@ impl Server {
     ///
     /// # Errors
     ///
-    /// If that takes more than 60 s.
+    /// If that takes more than 180 s.
     pub fn wait_for_interest(&self, subject: &str, servers: usize) -> Result<()> {
         self.monitor_until("/routez?subs=1", |routez| {
             let routes = routez["routes"].as_array().into_iter().flatten();

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
+use serde_json::Value;
 
 use crate::common::{builds_nested, in_parallel, lock_nested, nested, root, run};
 
@@ -30,26 +31,42 @@ fn experiments() -> Result<Vec<String>> {
     Ok(list.split(", ").map(str::to_owned).collect())
 }
 
-/// Builds the programs, examples and tests of `package`.
+/// Builds the programs, examples and tests of `package`, and links them into a folder of their own:
+/// several packages have programs of the same name. Returns its program of tests.
 ///
 /// They are linked and not only checked, because a check would have to compile all dependencies
 /// a second time. Lints do not depend on the workspace: `cargo xtask check` has applied them.
-fn builds(workspace: &Path, package: &str) -> Result<()> {
-    let build = ["build", "--quiet", "--package", package];
+fn builds(workspace: &Path, package: &str) -> Result<PathBuf> {
+    let build = ["build", "--quiet", "--message-format", "json", "--package", package];
     let targets = ["--lib", "--bins", "--examples", "--test", "*"];
     let has_library = workspace.join(package).join("src/lib.rs").exists();
     let targets = &targets[usize::from(!has_library)..];
     let ended = run(cargo(workspace, &build).args(targets))?;
     ensure!(ended.success(), "{package}: {ended:#?}");
-    Ok(())
+
+    let folder = nested().join("programs").join(package);
+    if folder.exists() {
+        fs::remove_dir_all(&folder)?;
+    }
+    let mut tests = None;
+    for line in &ended.stdout {
+        let message: Value = serde_json::from_str(line)?;
+        let Some(built) = message["executable"].as_str().map(Path::new) else { continue };
+        let linked = folder.join(built.strip_prefix(nested().join("debug"))?);
+        fs::create_dir_all(linked.parent().context("no folder")?)?;
+        fs::hard_link(built, &linked)?;
+        if message["target"]["kind"][0] == "test" {
+            tests = Some(linked);
+        }
+    }
+    tests.context("no tests")
 }
 
 /// Plays the README of a package that was built.
-fn is_true(workspace: &Path, package: &str) -> Result<()> {
-    let test = ["test", "--quiet", "--package", package, "--test", "tests", "readme::"];
-    let ended = run(&mut cargo(workspace, &test))?;
+fn is_true(tests: &Path) -> Result<()> {
+    let ended = run(testkit::isolated(tests).arg("readme::"))?;
     let passed = ended.stdout.iter().any(|line| line.contains("ok. 1 passed"));
-    ensure!(ended.success() && passed, "{package}: {ended:#?}");
+    ensure!(ended.success() && passed, "{}: {ended:#?}", tests.display());
     Ok(())
 }
 
@@ -72,11 +89,11 @@ fn every_experiment_becomes_a_service_under_a_new_name() -> Result<()> {
         mirror(&made, &workspace)?;
         workspaces.push((workspace, name));
     }
-    let _lock = lock_nested()?;
-    for (workspace, name) in &workspaces {
-        builds(workspace, name)?;
-    }
-    in_parallel(workspaces.iter(), |(workspace, name)| is_true(workspace, name))
+    let lock = lock_nested()?;
+    let build = |(workspace, name): (PathBuf, String)| builds(&workspace, &name);
+    let tests = workspaces.into_iter().map(build).collect::<Result<Vec<_>>>()?;
+    drop(lock);
+    in_parallel(tests.iter(), |tests| is_true(tests))
 }
 
 /// `cp -r EXPERIMENT common testkit ELSEWHERE`, and a line that makes it a workspace.
@@ -98,10 +115,10 @@ fn a_copied_experiment_builds_and_is_true_to_its_readme() -> Result<()> {
         let ended = run(&mut cargo(&elsewhere, &tree))?;
         ensure!(ended.success(), "{experiment}: {:#?}", ended.stderr);
     }
-    let _lock = lock_nested()?;
-    let hello = nested().join("copied/hello");
-    builds(&hello, "hello")?;
-    is_true(&hello, "hello")
+    let lock = lock_nested()?;
+    let tests = builds(&nested().join("copied/hello"), "hello")?;
+    drop(lock);
+    is_true(&tests)
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::process::Command;
 
 use anyhow::{Context, Result};
-use testkit::{Port, Server};
+use testkit::{Cluster, Port, Ports, Server};
 
 use crate::common::{builds_nested, lock_nested, root, run};
 
@@ -125,5 +125,17 @@ fn the_container_runs_the_pinned_version() -> Result<()> {
     let compose = std::fs::read_to_string(root().join("docker-compose.yml"))?;
     let image = format!("image: nats:{}-alpine", testkit::VERSION);
     assert!(compose.contains(&image), "docker-compose.yml does not say `{image}`");
+    Ok(())
+}
+
+#[test]
+fn the_containers_of_the_cluster_have_the_ports_of_up_cluster() -> Result<()> {
+    let compose = std::fs::read_to_string(root().join("docker-compose.yml"))?;
+    for Ports { nats, mqtt, monitoring } in Cluster::PORTS {
+        for ports in [(nats, 4222), (mqtt, 1883), (monitoring, 8222)] {
+            let published = format!("\"127.0.0.1:{}:{}\"", ports.0, ports.1);
+            assert!(compose.contains(&published), "docker-compose.yml does not say {published}");
+        }
+    }
     Ok(())
 }
