@@ -9,6 +9,7 @@
 //! a private server. What counts are the ratios: the same machine was slow or fast for all rows.
 
 mod cluster;
+mod edge;
 mod jetstream;
 mod jobs;
 mod kv;
@@ -41,6 +42,7 @@ const BENCHES: &[(&str, &[Step])] = &[
     ("jobs", jobs::STEPS),
     ("secure", &[secure::bench]),
     ("cluster", cluster::STEPS),
+    ("edge", &[edge::bench]),
 ];
 
 /// Measures what the lessons claim, and prints medians and ratios.

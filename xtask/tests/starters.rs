@@ -51,10 +51,10 @@ fn builds(workspace: &Path, package: &str) -> Result<PathBuf> {
     let mut tests = None;
     for line in &ended.stdout {
         let message: Value = serde_json::from_str(line)?;
-        let Some(built) = message["executable"].as_str().map(Path::new) else { continue };
-        let linked = folder.join(built.strip_prefix(nested().join("debug"))?);
+        let Some(program) = message["executable"].as_str().map(Path::new) else { continue };
+        let linked = folder.join(program.strip_prefix(nested().join("debug"))?);
         fs::create_dir_all(linked.parent().context("no folder")?)?;
-        fs::hard_link(built, &linked)?;
+        fs::hard_link(program, &linked)?;
         if message["target"]["kind"][0] == "test" {
             tests = Some(linked);
         }

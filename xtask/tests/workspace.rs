@@ -37,7 +37,8 @@ fn arrows_point_one_way() -> Result<()> {
     for package in packages()? {
         let may_use: &[&str] = match name(&package) {
             "testkit" => &[],
-            "common" | "prove" | "bench" | "secure" => &["testkit"],
+            "common" | "prove" | "secure" => &["testkit"],
+            "bench" => &["testkit", "edge"],
             "course" | "cluster" => &["testkit", "prove"],
             "xtask" => &["testkit", "prove", "course", "cluster", "edge", "secure"],
             _ => &["common", "testkit", "prove"],
