@@ -84,8 +84,9 @@ pub async fn wait_until_copied(edge: &Edge, stream: &str, patience: Duration) ->
     let here = jetstream(&edge.hub().url()).await?;
     let there = jetstream(&edge.leaf().url()).await?;
     eventually(patience, "all readings at the hub", async || {
-        let here = here.get_stream(stream).await?.cached_info().state.messages;
+        // First what is to come: sensors go on meanwhile.
         let there = there.get_stream(READINGS).await?.cached_info().state.messages;
+        let here = here.get_stream(stream).await?.cached_info().state.messages;
         Ok(here >= there)
     })
     .await

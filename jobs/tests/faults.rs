@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, ensure};
 use futures::{StreamExt, TryStreamExt};
@@ -120,6 +120,11 @@ fn a_worker_stopped_while_the_server_is_away_ends_in_time() -> Result<()> {
 async fn a_thousand_delayed_jobs_are_not_early_and_not_late_through_a_restart() -> Result<()> {
     let mut queue = Queue::start()?;
     let _worker = queue.worker("--quiet")?;
+    // What a thousand jobs take on this machine, now.
+    let begun = Instant::now();
+    queue.submit("email --count 1000 --id undelayed --quiet")?;
+    queue.until_left(0)?;
+    let baseline = begun.elapsed();
     queue.submit("email --delay 8s --count 1000 --id d --quiet")?;
     let stream = queue.jetstream().await?.get_stream("jobs").await?;
     // Many at a time: all are read before the first is due.
@@ -135,7 +140,8 @@ async fn a_thousand_delayed_jobs_are_not_early_and_not_late_through_a_restart() 
     let restarted = SystemTime::now();
     queue.until_left(0)?;
     let mut latest = Duration::ZERO;
-    let times = queue.times()?;
+    let mut times = queue.times()?;
+    times.retain(|id, _| due.contains_key(id));
     assert_eq!(times.len(), 1000);
     for (id, done_at) in times {
         let done_at = humantime::parse_rfc3339(&done_at)?;
@@ -147,8 +153,11 @@ async fn a_thousand_delayed_jobs_are_not_early_and_not_late_through_a_restart() 
             latest = latest.max(late);
         }
     }
-    writeln!(std::io::stderr(), "1000 delayed jobs: at most {latest:?} late")?;
-    assert!(latest < Duration::from_secs(3), "{latest:?}");
+    writeln!(
+        std::io::stderr(),
+        "1000 delayed jobs: at most {latest:?} late, {baseline:?} if not delayed"
+    )?;
+    assert!(latest < Duration::from_secs(1) + 2 * baseline, "{latest:?}");
     Ok(())
 }
 
