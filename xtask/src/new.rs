@@ -8,14 +8,14 @@ use anstream::println;
 use anyhow::{Context, Result, ensure};
 use testkit::Lesson;
 
-use crate::workspace::{cargo, ensure_services, root};
+use crate::workspace::{cargo, ensure_independent, root};
 
 /// The crates that an experiment needs.
 const COMPANIONS: [&str; 2] = ["common", "testkit"];
 
 /// Writes a workspace of its own to `destination`.
 pub fn run(experiment: &str, destination: &Path, name: Option<&str>) -> Result<()> {
-    ensure_services(experiment)?;
+    ensure_independent(experiment)?;
     let name = match name {
         Some(name) => name,
         None => destination

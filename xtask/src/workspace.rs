@@ -41,10 +41,24 @@ pub fn cargo() -> Command {
     cargo
 }
 
-/// Whether an experiment has programs of its own. The others are lessons on the programs of all.
-fn has_services(experiment: &str) -> bool {
-    let source = root().join(experiment).join("src");
-    source.join("bin").exists() || source.join("main.rs").exists()
+/// Whether the lesson of an experiment runs no programs but its own. The others are lessons on the
+/// programs of all.
+fn is_independent(experiment: &str) -> Result<bool> {
+    let readme = fs::read_to_string(root().join(experiment).join("README.md"))?;
+    let end = |c: char| c != '-' && !c.is_ascii_alphanumeric();
+    let mut packages = readme.split("cargo run -p ").skip(1).map(|rest| rest.split(end).next());
+    Ok(packages.all(|package| package == Some(experiment)))
+}
+
+/// The experiments whose lessons run no programs but their own.
+fn independent() -> Result<Vec<String>> {
+    let mut independent = Vec::new();
+    for experiment in experiments()? {
+        if is_independent(&experiment)? {
+            independent.push(experiment);
+        }
+    }
+    Ok(independent)
 }
 
 /// Builds the programs that the lessons of these experiments run, and returns the path of each by its
@@ -52,7 +66,8 @@ fn has_services(experiment: &str) -> bool {
 pub fn build(experiments: &[String]) -> Result<HashMap<String, PathBuf>> {
     let mut build = cargo();
     build.args(["build", "--bins", "--examples", "--message-format=json-render-diagnostics"]);
-    let packages = if experiments.iter().all(|experiment| has_services(experiment)) {
+    let independent = independent()?;
+    let packages = if experiments.iter().all(|experiment| independent.contains(experiment)) {
         experiments.to_vec()
     } else {
         self::experiments()?
@@ -123,10 +138,9 @@ fn anchor_of(heading: &str) -> String {
     kept.map(|c| if c == ' ' { '-' } else { c }).collect()
 }
 
-/// Checks that an experiment has services, so that it can become one.
-pub fn ensure_services(experiment: &str) -> Result<()> {
-    let mut all = experiments()?;
-    all.retain(|name| has_services(name));
+/// Checks that an experiment can become the start of a service: that it stands alone.
+pub fn ensure_independent(experiment: &str) -> Result<()> {
+    let all = independent()?;
     if !all.iter().any(|name| name == experiment) {
         bail!("there is no experiment {experiment:?}; there are: {}", all.join(", "));
     }
