@@ -55,7 +55,7 @@ fn a_service_that_may_not_publish_says_so() -> Result<()> {
 #[test]
 fn the_first_version_waits_for_ever_where_the_service_says_why() -> Result<()> {
     let server = server_that_denies("subscribe: { deny: hello }")?;
-    let mut first = Program::spawn(&mut server.command(example("first-hello")))?;
+    let first = Program::spawn(&mut server.command(example("first-hello")))?;
     // Both publish and get nothing back.
     server.monitor_until("/varz", |varz| varz["in_msgs"].as_u64() >= Some(1))?;
     let ended = Program::spawn(&mut server.command(HELLO))?.wait()?;
@@ -70,7 +70,7 @@ fn the_first_version_waits_for_ever_where_the_service_says_why() -> Result<()> {
 fn a_message_that_does_not_come_back_is_an_error() -> Result<()> {
     // nats-server changes the subject: the message goes where no program subscribes.
     let server = Server::options().config("mappings: { hello: elsewhere }").start()?;
-    let mut first = Program::spawn(&mut server.command(example("first-hello")))?;
+    let first = Program::spawn(&mut server.command(example("first-hello")))?;
     server.monitor_until("/varz", |varz| varz["in_msgs"].as_u64() >= Some(1))?;
     let ended = Program::spawn(&mut server.command(HELLO))?.wait()?;
     assert_eq!(ended.code(), Some(1), "{ended:?}");
