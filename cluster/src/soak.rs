@@ -104,15 +104,15 @@ impl Shared {
     }
 }
 
-/// A client that reconnects at once, to any of these servers.
-async fn client(urls: &str) -> Result<Context> {
+/// A client that reconnects at once, to any of these servers, and waits so long for an answer.
+async fn client(urls: &str, patience: Duration) -> Result<Context> {
     let servers = urls.split(',').map(str::parse).collect::<Result<Vec<ServerAddr>, _>>()?;
     let options = ConnectOptions::new()
         .retry_on_initial_connect()
         .reconnect_delay_callback(|_| PAUSE_AFTER_FAILURE)
         .ping_interval(PING_INTERVAL);
     let client = options.connect(servers).await?;
-    Ok(ContextBuilder::new().timeout(TIMEOUT).ack_timeout(TIMEOUT).build(client))
+    Ok(ContextBuilder::new().timeout(patience).ack_timeout(patience).build(client))
 }
 
 type Task = tokio::task::JoinHandle<Result<()>>;
@@ -124,7 +124,7 @@ async fn start(
     history: &Shared,
     stop: &CancellationToken,
 ) -> Result<Vec<Task>> {
-    let jetstream = client(&cluster.url()).await?;
+    let jetstream = client(&cluster.url(), RECOVERY).await?;
     let stream = Config {
         name: STREAM.into(),
         subjects: vec![SUBJECT.into()],
@@ -140,20 +140,20 @@ async fn start(
         storage: plan.storage,
         ..kv::Config::default()
     };
-    jetstream.create_key_value(bucket).await?.create(KEY, "0".into()).await?;
+    jetstream.create_key_value(bucket).await?.put(KEY, "0".into()).await?;
 
     let mut tasks = Vec::new();
     for number in 0..PUBLISHERS {
-        let jetstream = client(&cluster.url()).await?;
+        let jetstream = client(&cluster.url(), TIMEOUT).await?;
         tasks.push(tokio::spawn(publish(jetstream, number, history.clone(), stop.clone())));
     }
     for _ in 0..COUNTERS {
-        let store = client(&cluster.url()).await?.get_key_value(BUCKET).await?;
+        let store = client(&cluster.url(), TIMEOUT).await?.get_key_value(BUCKET).await?;
         tasks.push(tokio::spawn(count(store, history.clone(), stop.clone())));
     }
     // Each reads from one server, which may be cut off.
     for server in &cluster.servers {
-        let store = client(&server.url()).await?.get_key_value(BUCKET).await?;
+        let store = client(&server.url(), TIMEOUT).await?.get_key_value(BUCKET).await?;
         tasks.push(tokio::spawn(read(store, history.clone(), stop.clone())));
     }
     Ok(tasks)
@@ -215,10 +215,15 @@ async fn count(store: Store, history: Shared, stop: CancellationToken) -> Result
     Ok(())
 }
 
-/// The counter's value and its revision.
+/// The counter's value and its revision; none if it is not there.
+async fn counter(store: &Store) -> Result<Option<(u64, u64)>> {
+    let Some(entry) = store.entry(KEY).await? else { return Ok(None) };
+    Ok(Some((std::str::from_utf8(&entry.value)?.parse()?, entry.revision)))
+}
+
+/// As [`counter`]; none, too, if there is no answer in time.
 async fn current(store: &Store) -> Option<(u64, u64)> {
-    let entry = timeout(TIMEOUT, store.entry(KEY)).await.ok()?.ok()??;
-    Some((std::str::from_utf8(&entry.value).ok()?.parse().ok()?, entry.revision))
+    timeout(TIMEOUT, counter(store)).await.ok()?.ok()?
 }
 
 /// Reads the counter, from any copy and from the stream's leader in turn.
@@ -247,7 +252,7 @@ async fn find(cluster: &Cluster) -> Result<Found> {
         sleep(PAUSE_AFTER_FAILURE).await;
         found.copies = copies(cluster)?;
     }
-    let jetstream = client(&cluster.url()).await?;
+    let jetstream = client(&cluster.url(), RECOVERY).await?;
     let stream = jetstream.get_stream(STREAM).await?;
     let count = stream.cached_info().state.messages;
     if count > 0 {
@@ -261,7 +266,7 @@ async fn find(cluster: &Cluster) -> Result<Found> {
             found.stored.insert(sequence, id);
         }
     }
-    found.counter = current(&jetstream.get_key_value(BUCKET).await?).await;
+    found.counter = counter(&jetstream.get_key_value(BUCKET).await?).await?;
     Ok(found)
 }
 
