@@ -37,9 +37,9 @@ fn arrows_point_one_way() -> Result<()> {
     for package in packages()? {
         let may_use: &[&str] = match name(&package) {
             "testkit" => &[],
-            "common" | "prove" | "bench" | "secure" => &["testkit"],
+            "common" | "prove" | "bench" | "secure" | "live" => &["testkit"],
             "course" | "cluster" => &["testkit", "prove"],
-            "xtask" => &["testkit", "prove", "course", "cluster", "edge", "secure"],
+            "xtask" => &["testkit", "prove", "course", "cluster", "edge", "secure", "live"],
             _ => &["common", "testkit", "prove"],
         };
         for dependency in dependencies(&package).filter(|dependency| !dependency["path"].is_null())
