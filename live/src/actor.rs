@@ -158,7 +158,7 @@ impl Actor {
 
     fn running(&self) -> String {
         match self.role.life {
-            Life::Again(_) if self.runs > 1 => format!("runs (start {})", self.runs),
+            Life::Again(_) if self.runs > 1 => format!("runs again and again, {} so far", self.runs),
             _ => "runs".into(),
         }
     }
@@ -238,7 +238,9 @@ impl Actor {
             let status = ended.as_ref().map_or_else(ToString::to_string, |it| words(it.status));
             let success = ended.is_ok_and(|ended| ended.success());
             let end = End { cause: self.cause, status, success };
+            let goes_on = success && self.wanted && matches!(self.role.life, Life::Again(_));
             let state = match end.cause {
+                Cause::Itself if goes_on => self.running(),
                 Cause::Killed => "was killed (kill -9)".into(),
                 Cause::Stopped => format!("was stopped (SIGTERM), {}", end.status),
                 Cause::Itself => format!("has ended, {}", end.status),

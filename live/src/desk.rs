@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::wire::Message;
 
 /// Lines that are kept of a program.
-const LINES: usize = 4;
+const LINES: usize = 3;
 /// Longer ones are cut.
 const LONGEST: usize = 160;
 /// Sentences that are kept.
@@ -57,6 +57,8 @@ pub struct Desk {
     numbered: u64,
     /// Messages, requests or readings that are gone.
     pub lost: u64,
+    /// Whether there are no programs of this page's own.
+    pub is_alone: bool,
 }
 
 impl Default for Desk {
@@ -69,6 +71,7 @@ impl Default for Desk {
             events: VecDeque::new(),
             numbered: 0,
             lost: 0,
+            is_alone: false,
         }
     }
 }
@@ -109,10 +112,12 @@ impl Desk {
     }
 
     /// Counts a message that was seen, and not on a line: it is drawn from the place of programs
-    /// that others have started.
+    /// that others have started. Does nothing if the lines of the programs are seen.
     pub fn elsewhere(&mut self, kind: &str) {
-        self.count(&format!("elsewhere:out:{kind}"));
-        self.beat();
+        if self.is_alone {
+            self.count(&format!("elsewhere:out:{kind}"));
+            self.beat();
+        }
     }
 
     fn count(&mut self, key: &str) {
@@ -190,7 +195,7 @@ fn plain(line: &str) -> &str {
     let mut words = line.splitn(2, char::is_whitespace);
     match (words.next(), words.next()) {
         (Some(time), Some(rest)) if time.ends_with('Z') && time.contains('T') => rest.trim_start(),
-        _ => line,
+        _ => line.trim_start(),
     }
 }
 

@@ -84,6 +84,8 @@ impl Live {
         let runtime = runtime.context("cannot start the async runtime")?;
         let listener = runtime.block_on(listen(port))?;
         let board = Arc::new(Board::default());
+        let is_alone = matches!(subject, Subject::Server(_));
+        board.with_each(|scene| scene.desk.is_alone = is_alone);
         let (stage, server) = match subject {
             Subject::Programs(programs) => {
                 let stage = Stage::new(programs, &board)?;
@@ -92,7 +94,7 @@ impl Live {
             }
             Subject::Server(url) => (None, url),
         };
-        let observer = runtime.block_on(Observer::start(&server, stage.is_none(), &board));
+        let observer = runtime.block_on(Observer::start(&server, is_alone, &board));
         let shown = without_password(&server);
         let observer = observer.with_context(|| shown.clone())?;
         if let Some(stage) = &stage {

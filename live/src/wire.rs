@@ -25,6 +25,8 @@ pub struct Message {
     pub reply: String,
     /// The code in its first header line: 503 if there is no responder.
     pub status: Option<u16>,
+    /// Whether it has headers.
+    pub has_headers: bool,
     /// Its payload.
     pub payload: Vec<u8>,
     /// MQTT only: the quality of service.

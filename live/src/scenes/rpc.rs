@@ -69,9 +69,13 @@ impl Play for Rpc {
                 *self.handled.entry(who).or_default() += 1;
                 desk.flow(who, message, "message");
             } else if message.is_sent() && message.subject.starts_with("_INBOX.") {
-                // An empty one is an error reply, or the echo by which a server leaves.
-                let kind = if message.payload.is_empty() { "bad" } else { "reply" };
-                desk.flow(who, message, kind);
+                // An error reply is empty, and has headers. One without headers is the echo by which a
+                // server learns that nats-server has handled what it sent before.
+                if !message.payload.is_empty() {
+                    desk.flow(who, message, "reply");
+                } else if message.has_headers {
+                    desk.flow(who, message, "bad");
+                }
             }
         } else if is_request {
             self.sent += 1;

@@ -38,5 +38,5 @@ fn publish(packet: &[u8], qos: u8, way: Way) -> Option<Message> {
 }
 
 fn message(way: Way, subject: String, payload: Vec<u8>, qos: u8) -> Message {
-    Message { way, subject, reply: String::new(), status: None, payload, qos }
+    Message { way, subject, reply: String::new(), status: None, has_headers: false, payload, qos }
 }

@@ -39,6 +39,7 @@ pub fn next(bytes: &[u8], way: Way) -> Option<(usize, Option<Message>)> {
         subject: subject.into(),
         reply: reply.into(),
         status: status(body.get(..headers).unwrap_or_default()),
+        has_headers: headers > 0,
         payload: body.get(headers..total).unwrap_or_default().to_vec(),
         qos: 0,
     };
