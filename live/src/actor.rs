@@ -80,11 +80,12 @@ impl Actor {
 
     /// Tells the page how it is.
     fn show(&self, state: &str) {
-        let runs = self.is_running();
+        let (runs, pid) = (self.is_running(), self.pid());
         let (first, cut, slow) = (self.first, self.cut, self.slow);
         self.board.with(self.role.scene, |scene| {
             let view = scene.desk.view(self.role.id);
-            (view.runs, view.first, view.cut, view.slow) = (runs, first, cut, slow);
+            (view.runs, view.pid, view.first) = (runs, pid, first);
+            (view.cut, view.slow) = (cut, slow);
             if !state.is_empty() {
                 state.clone_into(&mut view.state);
             }
@@ -158,7 +159,9 @@ impl Actor {
 
     fn running(&self) -> String {
         match self.role.life {
-            Life::Again(_) if self.runs > 1 => format!("runs again and again, {} so far", self.runs),
+            Life::Again(_) if self.runs > 1 => {
+                format!("runs again and again, {} so far", self.runs)
+            }
             _ => "runs".into(),
         }
     }

@@ -96,7 +96,11 @@ pub const PLANS: [Plan; 7] = [
         legend: &[("message", "a log entry"), ("bad", "a message that is no log entry")],
         actions: &[
             action("more", "One more worker", "Starts one more log-worker"),
-            action("bad", "Publish a bad message", "This page publishes `not json` on logs.process"),
+            action(
+                "bad",
+                "Publish a bad message",
+                "This page publishes `not json` on logs.process",
+            ),
             action(
                 "full",
                 "5,000/s or calm",
@@ -132,7 +136,11 @@ pub const PLANS: [Plan; 7] = [
         ],
         actions: &[
             action("more", "One more consumer", "Starts one more order-consumer"),
-            action("bad", "Publish a bad order", "This page publishes `not json` on orders.created"),
+            action(
+                "bad",
+                "Publish a bad order",
+                "This page publishes `not json` on orders.created",
+            ),
             action(
                 "storage",
                 "New stream: file or memory",

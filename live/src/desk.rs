@@ -21,6 +21,8 @@ const SECONDS: usize = 90;
 pub struct View {
     /// Whether it runs.
     pub runs: bool,
+    /// The id of its process, if it runs.
+    pub pid: Option<u32>,
     /// How it ended, or that it runs.
     pub state: String,
     /// Whether it is the first version.
@@ -37,7 +39,7 @@ impl View {
     fn json(&self, note: &str) -> Value {
         let lines: Vec<_> = self.lines.iter().map(|(err, text)| json!([err, text])).collect();
         json!({
-            "runs": self.runs, "state": self.state, "first": self.first, "cut": self.cut,
+            "runs": self.runs, "pid": self.pid, "state": self.state, "first": self.first, "cut": self.cut,
             "slow": self.slow, "lines": lines, "note": note,
         })
     }

@@ -75,11 +75,7 @@ impl Live {
     /// # Errors
     ///
     /// If something cannot be started, a server of one's own is not there, or no port is free.
-    pub fn start(
-        subject: Subject,
-        lessons: HashMap<String, Lesson>,
-        port: u16,
-    ) -> Result<Self> {
+    pub fn start(subject: Subject, lessons: HashMap<String, Lesson>, port: u16) -> Result<Self> {
         let runtime = runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
         let runtime = runtime.context("cannot start the async runtime")?;
         let listener = runtime.block_on(listen(port))?;

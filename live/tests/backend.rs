@@ -6,7 +6,8 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 use testkit::Server;
 
-use crate::http::{Backend, counter};
+use crate::events::counter;
+use crate::process::Backend;
 
 /// Asks the monitoring of the private server, whose address is in its configuration.
 fn monitor(backend: &Backend, path: &str) -> Result<Value> {
@@ -133,7 +134,7 @@ fn a_server_of_ones_own_is_looked_at_and_nothing_is_started() -> Result<()> {
     let programs = backend.started()?;
     assert!(programs.is_empty(), "{programs:?}");
     let mut events = backend.events("queue-groups")?;
-    let publisher = crate::http::programs()?["log-publisher"].clone();
+    let publisher = testkit::program("log-publisher");
     let mut publisher = testkit::Program::spawn(&mut server.command(publisher))?;
     publisher.wait()?;
     events.until(|sections| counter(sections, "published") == Some(30))?;

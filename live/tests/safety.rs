@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::http::{Backend, PATIENCE};
+use crate::process::{Backend, PATIENCE};
 
 #[test]
 fn a_page_from_elsewhere_cannot_press_a_button() -> Result<()> {

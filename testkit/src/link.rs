@@ -96,13 +96,19 @@ impl Link {
     /// # Errors
     ///
     /// As [`Link::to`].
-    pub fn tapped(port: u16, tap: impl Fn(u64, Way, &[u8]) + Send + Sync + 'static) -> Result<Self> {
+    pub fn tapped(
+        port: u16,
+        tap: impl Fn(u64, Way, &[u8]) + Send + Sync + 'static,
+    ) -> Result<Self> {
         Self::open(port, Some(Box::new(tap)))
     }
 
     fn open(port: u16, tap: Option<Box<Tap>>) -> Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("cannot open a link")?;
-        let link = Self { port: listener.local_addr()?.port(), state: Arc::new(State { tap, ..State::default() }) };
+        let link = Self {
+            port: listener.local_addr()?.port(),
+            state: Arc::new(State { tap, ..State::default() }),
+        };
         let state = Arc::clone(&link.state);
         thread::spawn(move || {
             for client in listener.incoming().map_while(Result::ok) {

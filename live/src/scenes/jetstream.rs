@@ -70,7 +70,9 @@ impl JetStream {
             return;
         }
         self.ids.1.push_back(id.to_owned());
-        if self.ids.1.len() > IDS && let Some(oldest) = self.ids.1.pop_front() {
+        if self.ids.1.len() > IDS
+            && let Some(oldest) = self.ids.1.pop_front()
+        {
             self.ids.0.remove(&oldest);
         }
     }
@@ -131,11 +133,15 @@ impl Play for JetStream {
             }
         } else if let Some((number, deliveries)) = delivery(&message.reply) {
             let is_order = message.payload.first() == Some(&b'{');
-            desk.flow(who, message, match deliveries {
-                _ if !is_order => "bad",
-                1 => "message",
-                _ => "again",
-            });
+            desk.flow(
+                who,
+                message,
+                match deliveries {
+                    _ if !is_order => "bad",
+                    1 => "message",
+                    _ => "again",
+                },
+            );
             self.again += u64::from(deliveries > 1);
             if let Some(cell) = self.cell(number) {
                 (cell.deliveries, cell.by) = (deliveries, who);
@@ -208,10 +214,13 @@ impl Play for JetStream {
     fn counters(&self, _desk: &Desk) -> Vec<(&'static str, String)> {
         let stream = self.stream.as_ref();
         vec![
-            ("stream", match stream {
-                Some(stream) => format!("in {}", stream.storage),
-                None => "there is none".into(),
-            }),
+            (
+                "stream",
+                match stream {
+                    Some(stream) => format!("in {}", stream.storage),
+                    None => "there is none".into(),
+                },
+            ),
             ("orders in it", grouped(stream.map_or(0, |stream| stream.messages))),
             ("not delivered yet", grouped(self.pending)),
             ("delivered, not acknowledged", grouped(self.unacknowledged)),

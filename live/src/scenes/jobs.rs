@@ -74,8 +74,10 @@ impl Play for Jobs {
     fn message(&mut self, desk: &mut Desk, who: &'static str, message: &Message) {
         let payload = || message.json();
         if message.is_sent() && !who.starts_with("job-worker") {
-            let (is_new, is_later) =
-                (message.subject.starts_with("jobs.new."), message.subject.starts_with("jobs.sched."));
+            let (is_new, is_later) = (
+                message.subject.starts_with("jobs.new."),
+                message.subject.starts_with("jobs.sched."),
+            );
             if is_new || is_later {
                 desk.flow(who, message, "message");
                 desk.beat();
@@ -139,7 +141,8 @@ impl Play for Jobs {
             }
             return;
         }
-        let held = self.jobs.values_mut().filter(|job| job.state == State::Running && job.by == who);
+        let held =
+            self.jobs.values_mut().filter(|job| job.state == State::Running && job.by == who);
         let mut count = 0;
         for job in held {
             job.state = State::Queued;

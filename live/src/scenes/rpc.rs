@@ -130,8 +130,12 @@ impl Play for Rpc {
         });
         if is_due && let Some(incident) = self.incident.take() {
             let (lost, sent) = (self.lost - incident.lost, self.sent - incident.sent);
-            let text =
-                format!("{}: {} of {} lost", incident.what, grouped(lost), several(sent, "request"));
+            let text = format!(
+                "{}: {} of {} lost",
+                incident.what,
+                grouped(lost),
+                several(sent, "request")
+            );
             if lost > 0 { desk.lose(lost, &text) } else { desk.kept(&text) }
         }
     }
