@@ -86,10 +86,11 @@ pub const PLANS: [Plan; 7] = [
         actions: &[action(
             "strangers",
             "Strangers on or off",
-            "This page publishes on hello, too, 50 times a second, as strangers do on a public server",
+            "This page publishes on hello, too, thousands of times a second, as strangers may on a \
+             public server",
         )],
-        hint: "Let strangers in, then choose the first version: it prints the first message that \
-               comes, whoever has sent it.",
+        hint: "Let strangers in, then choose the first version and wait some seconds: it prints the \
+               first message that comes, also one that another program has sent.",
     },
     Plan {
         id: "queue-groups",
@@ -178,8 +179,9 @@ pub const PLANS: [Plan; 7] = [
             action("fast", "Faster", "Runs `device-admin interval`: 50 ms for both sensors"),
             action("calm", "Slower", "Runs `device-admin interval`: 500 ms for both sensors"),
         ],
-        hint: "Kill nats-server for some seconds and start it again: what QoS 0 sent meanwhile is \
-               missing, what QoS 1 sent comes late. Kill a sensor, and watch its presence.",
+        hint: "Cut the lines of both sensors, wait until they say that they have lost the \
+               connection (10 s), and mend them: what QoS 0 sent meanwhile is missing, what QoS 1 \
+               sent comes late. Kill a sensor, and watch its presence.",
     },
     Plan {
         id: "jobs",
@@ -272,7 +274,7 @@ pub const ROLES: &[Role] = &[
         "hello",
         "hello",
         40,
-        Life::Again(1_500),
+        Life::Again(700),
         run("hello", &[]),
         Some(run("examples/first-hello", &[])),
     ),

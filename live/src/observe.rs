@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use async_nats::{Client, ConnectOptions, ServerAddr};
 use futures::StreamExt;
 use serde_json::Value;
-use tokio::time::{interval, sleep, timeout};
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use crate::board::Board;
 use crate::cast::PLANS;
@@ -20,8 +20,9 @@ const NAME: &str = "live";
 const ASK: Duration = Duration::from_millis(500);
 /// Time that it has to answer.
 const TIMEOUT: Duration = Duration::from_secs(1);
-/// Time between two messages of strangers.
-const STRANGERS: Duration = Duration::from_millis(20);
+/// Strangers publish so often, so many messages each time. A message of theirs has to come between
+/// two lines that `hello` sends together.
+const STRANGERS: (Duration, usize) = (Duration::from_millis(1), 4);
 
 /// Subjects that can be listened to without changing what the programs see.
 const LISTEN: [(&str, &str); 2] =
@@ -127,12 +128,19 @@ impl Observer {
         }
         let (observer, board) = (Arc::clone(self), Arc::clone(board));
         tokio::spawn(async move {
-            let mut ticks = interval(STRANGERS);
+            let mut ticks = interval(STRANGERS.0);
+            ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
             while observer.strangers.load(Ordering::Relaxed) {
                 ticks.tick().await;
-                let sent = observer.nats.publish("hello", "Is this thing on?".into());
-                if timeout(TIMEOUT, sent).await.is_ok() {
-                    board.with("hello", |scene| scene.play.published(&mut scene.desk));
+                for _ in 0..STRANGERS.1 {
+                    let publish = async {
+                        observer.nats.publish("hello", "Is this thing on?".into()).await?;
+                        // Each in a packet of its own.
+                        anyhow::Ok(observer.nats.flush().await?)
+                    };
+                    if matches!(timeout(TIMEOUT, publish).await, Ok(Ok(()))) {
+                        board.with("hello", |scene| scene.play.published(&mut scene.desk));
+                    }
                 }
             }
         });

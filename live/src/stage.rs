@@ -19,8 +19,8 @@ use crate::wire::Protocol;
 
 /// How often it is looked whether a program has ended.
 const LOOK: Duration = Duration::from_millis(50);
-/// How long a server of a rolling restart may take to end, and to start.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a program may take to start, or to end.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What arguments depend on.
 #[derive(Debug)]
@@ -110,10 +110,21 @@ impl Stage {
     pub fn begin(&self) -> Result<()> {
         // The bucket that shops of the first version expect.
         self.tool("config-admin", &["set", "false"])?;
-        for actor in &self.actors {
-            let mut actor = lock(actor);
-            if matches!(actor.role.life, Life::Lasting | Life::Again(_)) {
-                self.start(&mut actor, &[])?;
+        for is_left in [false, true] {
+            for actor in &self.actors {
+                let mut actor = lock(actor);
+                let is_lasting = matches!(actor.role.life, Life::Lasting | Life::Again(_));
+                if is_lasting && actor.role.left == is_left {
+                    self.start(&mut actor, &[])?;
+                }
+            }
+            // What the left side sends before would find no worker, and no stream of readings.
+            for id in ["ann", "bob", "cleo", "math-server-1", "recorder"] {
+                let is_ready = || {
+                    let actor = self.actor(id)?;
+                    Ok(["waiting for", "recording"].iter().any(|word| actor.has_printed(word)))
+                };
+                self.wait_for(is_ready).with_context(|| format!("{id} is not ready"))?;
             }
         }
         Ok(())

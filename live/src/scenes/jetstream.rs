@@ -127,7 +127,10 @@ impl Play for JetStream {
             let terminates = message.payload.starts_with(b"+TERM");
             if message.payload.is_empty() || message.payload.starts_with(b"+ACK") || terminates {
                 desk.flow(who, message, "ack");
-                if let Some(cell) = self.cell(number) {
+                // On a line that is cut it has not arrived.
+                if !desk.view(who).cut
+                    && let Some(cell) = self.cell(number)
+                {
                     (cell.acknowledged, cell.terminated) = (true, terminates);
                 }
             }
@@ -201,6 +204,9 @@ impl Play for JetStream {
             }
             _ => {
                 self.floor = number(&answer["ack_floor"]["stream_seq"]);
+                for (_, cell) in self.cells.range_mut(..=self.floor) {
+                    cell.acknowledged = true;
+                }
                 self.pending = number(&answer["num_pending"]);
                 self.unacknowledged = number(&answer["num_ack_pending"]);
             }

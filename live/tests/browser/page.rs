@@ -26,7 +26,7 @@ impl Page {
     }
 
     /// Shows a scene.
-    pub fn show(&self, scene: &str) -> Result<()> {
+    pub fn show(&self, scene: &str) -> Result<Value> {
         let url = format!("http://127.0.0.1:{}/#{scene}", self.backend.port);
         self.browser.go(&url)?;
         self.until("the scene is there", "return document.title", |title| {
@@ -40,12 +40,12 @@ impl Page {
     }
 
     /// Waits until what a script returns satisfies `is_so`.
-    pub fn until(&self, what: &str, script: &str, is_so: impl Fn(&Value) -> bool) -> Result<()> {
+    pub fn until(&self, what: &str, script: &str, is_so: impl Fn(&Value) -> bool) -> Result<Value> {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let value = self.script(script)?;
             if is_so(&value) {
-                return Ok(());
+                return Ok(value);
             }
             let said = self.script("return said.textContent + ' | ' + events.innerText")?;
             ensure!(Instant::now() < deadline, "{what}: {}; {}", plain(&value), plain(&said));
@@ -65,14 +65,14 @@ impl Page {
     }
 
     /// Waits until the list of events has a line with `text`.
-    pub fn told(&self, text: &str) -> Result<()> {
+    pub fn told(&self, text: &str) -> Result<Value> {
         self.until(text, "return events.innerText", |events| {
             events.as_str().is_some_and(|events| events.contains(text))
         })
     }
 
     /// Waits until a counter satisfies `is_so`.
-    pub fn counter(&self, name: &str, is_so: impl Fn(&str) -> bool) -> Result<()> {
+    pub fn counter(&self, name: &str, is_so: impl Fn(&str) -> bool) -> Result<Value> {
         let script = format!(
             "const name = [...counters.children].find((it) => it.textContent === '{name}'); \
              return name?.nextSibling.textContent"
@@ -86,13 +86,12 @@ impl Page {
         let is_other = |pid: &Value| {
             pid.as_u64().is_some_and(|pid| other_than.is_none_or(|old| pid != u64::from(old)))
         };
-        self.until(&format!("{program} runs"), &script, is_other)?;
-        let pid = self.script(&script)?.as_u64();
-        Ok(u32::try_from(pid.context("it has ended again")?)?)
+        let pid = self.until(&format!("{program} runs"), &script, is_other)?;
+        Ok(u32::try_from(pid.as_u64().context("no id")?)?)
     }
 
     /// Waits until the last lines of a program contain `text`.
-    pub fn printed(&self, program: &str, text: &str) -> Result<()> {
+    pub fn printed(&self, program: &str, text: &str) -> Result<Value> {
         let script = format!("return sections['program:{program}'].lines.join('\\n')");
         let has = |lines: &Value| lines.as_str().is_some_and(|lines| lines.contains(text));
         self.until(&format!("{program} prints {text}"), &script, has)
