@@ -179,8 +179,12 @@ impl Actor {
             self.show(if cause == Cause::Killed { "was killed" } else { "was stopped" });
             return Ok(());
         };
-        self.cause = cause;
-        program.signal(if cause == Cause::Killed { Signal::KILL } else { Signal::TERM })
+        // It may have ended by itself a moment ago, which is noticed soon.
+        if program.is_running()? {
+            self.cause = cause;
+            program.signal(if cause == Cause::Killed { Signal::KILL } else { Signal::TERM })?;
+        }
+        Ok(())
     }
 
     /// Stops it, and starts it again when it has ended.

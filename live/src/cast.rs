@@ -193,7 +193,7 @@ pub const PLANS: [Plan; 7] = [
         ],
         actions: &[
             MORE,
-            action("email", "10 emails", "Runs `job-submit email --count 10`"),
+            action("email", "20 emails", "Runs `job-submit email --count 20`"),
             action("report", "A report", "Submits a report of 4 s"),
             action("invoice", "5 invoices of ann", "Submits five invoices, which keep their order"),
             action("flaky", "A flaky job", "Its service is away for 4 s: it is tried again"),
@@ -261,7 +261,7 @@ const fn sensor(id: &'static str, args: &'static [&'static str], first: Option<R
 }
 
 const fn job_worker(id: &'static str, life: Life) -> Role {
-    const ARGS: &[&str] = &["--db", "{db}", "--concurrency", "4", "--work", "400ms"];
+    const ARGS: &[&str] = &["--db", "{db}", "--concurrency", "2", "--work", "500ms"];
     right("jobs", id, life, run("job-worker", ARGS), None)
 }
 

@@ -269,7 +269,7 @@ fn tool(scene: &str, button: &str) -> Result<(&'static str, &'static [&'static s
         ("kv", "on") => ("config-admin", &["set", "true"]),
         ("kv", "off") => ("config-admin", &["set", "false"]),
         ("kv", "delete") => ("delete-bucket", &[]),
-        ("jobs", "email") => ("job-submit", &["email", "--count", "10"]),
+        ("jobs", "email") => ("job-submit", &["email", "--count", "20"]),
         ("jobs", "report") => ("job-submit", &["report", r#"{"seconds": 4}"#]),
         ("jobs", "invoice") => ("job-submit", &["invoice", "--key", "ann", "--count", "5"]),
         ("jobs", "flaky") => ("job-submit", &["flaky", r#"{"away": 4}"#]),

@@ -182,10 +182,10 @@ impl Play for Jobs {
         let running = self.jobs.values().filter(|job| job.state == State::Running).count();
         let running = running as u64;
         vec![
-            ("queued", grouped(self.stored.saturating_sub(self.delayed + running))),
-            ("running", grouped(running)),
-            ("delayed", grouped(self.delayed)),
-            ("dead", grouped(self.dead)),
+            ("in the queue", grouped(self.stored)),
+            ("of them delayed", grouped(self.delayed)),
+            ("with a worker", grouped(running)),
+            ("dead letters", grouped(self.dead)),
             ("done", grouped(self.done)),
             ("delivered again", grouped(self.again)),
         ]

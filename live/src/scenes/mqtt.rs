@@ -164,7 +164,10 @@ impl Play for Mqtt {
 
     fn note(&self, who: &str) -> String {
         let Some(sensor) = self.sensors.get(who) else { return String::new() };
-        format!("{} acknowledged", grouped(sensor.acknowledged))
+        match who {
+            "sensor-0" => "QoS 0: nothing is acknowledged".into(),
+            _ => format!("QoS 1: {} acknowledged", grouped(sensor.acknowledged)),
+        }
     }
 
     fn counters(&self, _desk: &Desk) -> Vec<(&'static str, String)> {

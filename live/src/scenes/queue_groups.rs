@@ -18,12 +18,16 @@ const LATE: Duration = Duration::from_millis(2_500);
 struct Worker {
     received: u64,
     printed: u64,
-    /// Messages that are no log entries, which it has skipped.
+    /// Messages that are no log entries, which it has skipped, or has ended with.
     skipped: u64,
+    has_ended: bool,
 }
 
 impl Worker {
     fn waiting(&self) -> u64 {
+        if self.has_ended {
+            return 0;
+        }
         self.received.saturating_sub(self.printed + self.skipped)
     }
 }
@@ -108,18 +112,20 @@ impl Play for QueueGroups {
             }
             return;
         }
-        let worker = self.workers.insert(who, Worker::default()).unwrap_or_default();
-        let (mut lost, how) = (worker.waiting(), end.sentence(who));
-        if end.cause == Cause::Itself && desk.is_first(who) && lost > 0 {
+        let worker = self.workers.entry(who).or_default();
+        if end.cause == Cause::Itself && desk.is_first(who) && worker.waiting() > 0 {
             // The message that has ended it.
-            lost -= 1;
+            worker.skipped += 1;
             self.skipped += 1;
         }
+        let (lost, how) = (worker.waiting(), end.sentence(who));
+        worker.has_ended = true;
+        let worker = &*worker;
         self.gone += lost;
         match lost {
             0 => desk.kept(&format!(
-                "{how}: it had printed all of the {} that it had received",
-                several(worker.received, "message")
+                "{how}: it had printed all of the {} log entries that it had received",
+                grouped(worker.received - worker.skipped)
             )),
             1 => desk.lose(1, &format!("{how}: 1 message it had prefetched is gone")),
             _ => {
