@@ -22,6 +22,7 @@ const KEPT: usize = 16 * 1024;
 
 /// A program, running or not.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a button of the page")]
 pub struct Actor {
     /// What it is.
     pub role: &'static Role,

@@ -18,6 +18,7 @@ const SECONDS: usize = 90;
 
 /// What a program does, and what it has printed.
 #[derive(Debug, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a button of the page")]
 pub struct View {
     /// Whether it runs.
     pub runs: bool,
@@ -207,7 +208,7 @@ pub fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();
     for (at, digit) in digits.chars().enumerate() {
-        if at > 0 && (digits.len() - at) % 3 == 0 {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
             text.push(',');
         }
         text.push(digit);

@@ -116,8 +116,8 @@ pub struct Scene {
 impl Scene {
     /// The scene of a plan.
     #[must_use]
-    pub fn new(plan: &Plan) -> Self {
-        let play: Box<dyn Play> = match plan.id {
+    pub fn new(experiment: &Plan) -> Self {
+        let play: Box<dyn Play> = match experiment.id {
             "hello" => Box::new(hello::Hello::default()),
             "queue-groups" => Box::new(queue_groups::QueueGroups::default()),
             "rpc" => Box::new(rpc::Rpc::default()),

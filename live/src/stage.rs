@@ -124,7 +124,7 @@ impl Stage {
                     let actor = self.actor(id)?;
                     Ok(["waiting for", "recording"].iter().any(|word| actor.has_printed(word)))
                 };
-                self.wait_for(is_ready).with_context(|| format!("{id} is not ready"))?;
+                wait_for(is_ready).with_context(|| format!("{id} is not ready"))?;
             }
         }
         Ok(())
@@ -228,7 +228,7 @@ impl Stage {
     ) -> Result<()> {
         let stage = Arc::clone(self);
         let run = move || {
-            stage.wait_for(|| Ok(!stage.is_running(id)))?;
+            wait_for(|| Ok(!stage.is_running(id)))?;
             stage.tool(id, args)
         };
         tokio::task::spawn_blocking(run).await?
@@ -307,7 +307,7 @@ impl Stage {
             actor.restart()?;
             actor.runs()
         };
-        self.wait_for(|| {
+        wait_for(|| {
             let actor = self.actor(id)?;
             Ok(actor.runs() > before && actor.has_printed("waiting"))
         })
@@ -319,13 +319,14 @@ impl Stage {
             scene.play.answered(&mut scene.desk, what, &json!({ "servers": servers }));
         });
     }
+}
 
-    fn wait_for(&self, is_so: impl Fn() -> Result<bool>) -> Result<()> {
-        let deadline = Instant::now() + PATIENCE;
-        while !is_so()? {
-            ensure!(Instant::now() < deadline, "{} s are over", PATIENCE.as_secs());
-            thread::sleep(LOOK);
-        }
-        Ok(())
+/// Waits until `is_so`, or too long.
+fn wait_for(is_so: impl Fn() -> Result<bool>) -> Result<()> {
+    let deadline = Instant::now() + PATIENCE;
+    while !is_so()? {
+        ensure!(Instant::now() < deadline, "{} s are over", PATIENCE.as_secs());
+        thread::sleep(LOOK);
     }
+    Ok(())
 }

@@ -1,7 +1,7 @@
 //! The backend as a process of its own, and a small HTTP client. The tests in a browser use it, too.
 
 use std::collections::HashMap;
-use std::fs;
+use std::fmt::Write as _;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::PathBuf;
@@ -103,10 +103,10 @@ impl Backend {
         stream.set_read_timeout(Some(PATIENCE))?;
         let mut text = format!("{method} {path} HTTP/1.0\r\n");
         if headers.iter().all(|(name, _)| *name != "Host") {
-            text += &format!("Host: 127.0.0.1:{}\r\n", self.port);
+            write!(text, "Host: 127.0.0.1:{}\r\n", self.port)?;
         }
         for (name, value) in headers {
-            text += &format!("{name}: {value}\r\n");
+            write!(text, "{name}: {value}\r\n")?;
         }
         write!(stream, "{text}Content-Length: 0\r\n\r\n")?;
         Ok(stream)
@@ -115,22 +115,12 @@ impl Backend {
     /// The processes that it has started, by their command lines; those that were started by them,
     /// too.
     pub fn started(&self) -> Result<Vec<(u32, String)>> {
-        let mut parents = Vec::new();
-        for entry in fs::read_dir("/proc")?.filter_map(Result::ok) {
-            let Ok(pid) = entry.file_name().to_string_lossy().parse::<u32>() else { continue };
-            // `pid (name) state parent …`; it may have ended meanwhile.
-            let stat = fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
-            let parent = stat.rsplit(") ").next().and_then(|rest| rest.split(' ').nth(1));
-            let parent = parent.and_then(|parent| parent.parse::<u32>().ok());
-            let command = fs::read(entry.path().join("cmdline")).unwrap_or_default();
-            let command = String::from_utf8_lossy(&command).replace('\0', " ");
-            parents.extend(parent.map(|parent| (pid, parent, command)));
-        }
+        let all = processes()?;
         let mut found = vec![(self.process.id(), String::new())];
         let mut at = 0;
         while at < found.len() {
             let parent = found[at].0;
-            let children = parents.iter().filter(|(_, of, _)| *of == parent);
+            let children = all.iter().filter(|(_, of, _)| *of == parent);
             found.extend(children.map(|(pid, _, command)| (*pid, command.clone())));
             at += 1;
         }
@@ -147,4 +137,19 @@ impl Backend {
     pub fn kill(&mut self) -> Result<()> {
         self.process.kill()
     }
+}
+
+/// The processes of this machine that have not ended: the id of each, that of its parent, and its
+/// command line.
+pub fn processes() -> Result<Vec<(u32, u32, String)>> {
+    let output = Command::new("ps").args(["-axo", "pid=,ppid=,stat=,args="]).output()?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let process = |line: &str| {
+        let mut words = line.split_whitespace();
+        let (pid, parent) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
+        // A zombie has ended.
+        let is_zombie = words.next()?.starts_with('Z');
+        (!is_zombie).then(|| (pid, parent, words.collect::<Vec<_>>().join(" ")))
+    };
+    Ok(text.lines().filter_map(process).collect())
 }

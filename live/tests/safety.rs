@@ -1,12 +1,15 @@
 //! What a page from elsewhere cannot do, and what is left at the end: nothing.
 
 use std::net::TcpListener;
-use std::path::PathBuf;
-use std::time::Instant;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
-use crate::process::{Backend, PATIENCE};
+use crate::process::{Backend, PATIENCE, processes};
+
+/// Method, path and headers of a request.
+type Attempt<'a> = (&'a str, &'a str, &'a [(&'a str, &'a str)]);
 
 #[test]
 fn a_page_from_elsewhere_cannot_press_a_button() -> Result<()> {
@@ -16,7 +19,7 @@ fn a_page_from_elsewhere_cannot_press_a_button() -> Result<()> {
     let own = format!("http://127.0.0.1:{}", backend.port);
     let other_port = "http://127.0.0.1:1".to_owned();
     let kill = "/do/queue-groups/ann/kill";
-    let refused: [(&str, &str, &[(&str, &str)]); 8] = [
+    let refused: [Attempt; 8] = [
         ("POST", kill, &[]),
         ("POST", kill, &[("x-token", "00000000000000000000000000000000")]),
         ("POST", kill, &[("x-token", "")]),
@@ -80,20 +83,17 @@ fn folder(backend: &Backend) -> Result<PathBuf> {
     Ok(PathBuf::from(path).parent().context("no folder")?.to_owned())
 }
 
-fn until_gone(pids: &[(u32, String)], folder: &PathBuf) -> Result<()> {
+fn until_gone(pids: &[(u32, String)], folder: &Path) -> Result<()> {
     let deadline = Instant::now() + PATIENCE;
-    let is_there = |pid: u32| {
-        // A zombie whose parent has not noticed yet is gone.
-        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        !stat.is_empty() && !stat.contains(") Z ")
-    };
     loop {
-        let left: Vec<_> = pids.iter().filter(|(pid, _)| is_there(*pid)).collect();
+        let all = processes()?;
+        let is_there = |pid: &u32| all.iter().any(|(other, ..)| other == pid);
+        let left: Vec<_> = pids.iter().filter(|(pid, _)| is_there(pid)).collect();
         if left.is_empty() && !folder.exists() {
             return Ok(());
         }
         ensure!(Instant::now() < deadline, "left: {left:?}, {}", folder.display());
-        std::thread::yield_now();
+        std::thread::sleep(Duration::from_millis(20));
     }
 }
 

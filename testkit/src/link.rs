@@ -208,7 +208,7 @@ fn pump(state: &Arc<State>, (number, way): (u64, Way), mut from: TcpStream, to: 
                 tap(number, way, bytes);
             }
         };
-        read(&reading, &mut from, &sender, &tap);
+        read(&reading, &mut from, &sender, tap);
         tap(&[]);
     });
     let writing = Arc::clone(state);

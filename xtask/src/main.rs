@@ -103,7 +103,8 @@ enum Task {
     Soak(soak::Call),
     /// Shows the programs of all experiments on a page, with buttons that break them
     Live(live::Call),
-    /// Checks format, lints, documentation and dependencies: run it before a commit
+    /// Checks format, lints, documentation, dependencies and the page of `live`: run it before a
+    /// commit
     Check,
 }
 

@@ -37,7 +37,7 @@ struct Job {
 /// The counts of the scene.
 #[derive(Debug, Default)]
 pub struct Jobs {
-    jobs: BTreeMap<String, Job>,
+    known: BTreeMap<String, Job>,
     changes: u64,
     submitted: u64,
     done: u64,
@@ -52,20 +52,21 @@ impl Jobs {
     fn set(&mut self, id: &str, kind: &str, state: State, by: &'static str) {
         self.changes += 1;
         let at = self.changes;
-        if let Some(job) = self.jobs.get_mut(id) {
+        if let Some(job) = self.known.get_mut(id) {
             (job.state, job.at) = (state, at);
             if !by.is_empty() {
                 job.by = by;
             }
         } else {
             let job = Job { state, kind: kind.into(), by, deliveries: 0, at };
-            self.jobs.insert(id.into(), job);
+            self.known.insert(id.into(), job);
         }
-        if self.jobs.len() > JOBS {
+        if self.known.len() > JOBS {
             // Those that are done go first.
-            let oldest = self.jobs.iter().min_by_key(|(_, job)| (job.state != State::Done, job.at));
+            let oldest =
+                self.known.iter().min_by_key(|(_, job)| (job.state != State::Done, job.at));
             let oldest = oldest.map(|(id, _)| id.clone());
-            oldest.and_then(|id| self.jobs.remove(&id));
+            oldest.and_then(|id| self.known.remove(&id));
         }
     }
 }
@@ -102,7 +103,7 @@ impl Play for Jobs {
             self.again += u64::from(deliveries > 1);
             if let Some(id) = job["job_id"].as_str() {
                 self.set(id, job["kind"].as_str().unwrap_or("?"), State::Running, who);
-                if let Some(job) = self.jobs.get_mut(id) {
+                if let Some(job) = self.known.get_mut(id) {
                     job.deliveries = deliveries;
                 }
             }
@@ -129,7 +130,7 @@ impl Play for Jobs {
         };
         self.done += u64::from(state == State::Done);
         self.died += u64::from(state == State::Dead);
-        if self.jobs.contains_key(id) {
+        if self.known.contains_key(id) {
             self.set(id, "", state, who);
         }
     }
@@ -142,7 +143,7 @@ impl Play for Jobs {
             return;
         }
         let held =
-            self.jobs.values_mut().filter(|job| job.state == State::Running && job.by == who);
+            self.known.values_mut().filter(|job| job.state == State::Running && job.by == who);
         let mut count = 0;
         for job in held {
             job.state = State::Queued;
@@ -179,7 +180,7 @@ impl Play for Jobs {
     }
 
     fn counters(&self, _desk: &Desk) -> Vec<(&'static str, String)> {
-        let running = self.jobs.values().filter(|job| job.state == State::Running).count();
+        let running = self.known.values().filter(|job| job.state == State::Running).count();
         let running = running as u64;
         vec![
             ("in the queue", grouped(self.stored)),
@@ -193,7 +194,8 @@ impl Play for Jobs {
 
     fn detail(&self, _desk: &Desk) -> Value {
         let column = |state: State| {
-            let mut jobs: Vec<_> = self.jobs.iter().filter(|(_, job)| job.state == state).collect();
+            let mut jobs: Vec<_> =
+                self.known.iter().filter(|(_, job)| job.state == state).collect();
             jobs.sort_by_key(|(_, job)| std::cmp::Reverse(job.at));
             let shown = jobs.iter().take(8);
             let shown: Vec<_> =

@@ -43,6 +43,8 @@ pub struct QueueGroups {
     gone: u64,
     /// How many were published at some time, for the last seconds.
     past: VecDeque<(Instant, u64)>,
+    /// How many were published so long ago that they should have reached a worker.
+    due: u64,
     /// How many never reached a worker, and have been told of.
     unheard: u64,
     /// The same, not told yet, and since when it has not grown.
@@ -55,13 +57,9 @@ impl QueueGroups {
     /// How many have come to no worker, of those that were published some time ago.
     fn late(&mut self, desk: &Desk, now: Instant) -> u64 {
         self.past.push_back((now, self.published));
-        let mut published = 0;
         while let Some((_, count)) = self.past.front().filter(|(at, _)| now - *at > LATE) {
-            published = *count;
+            self.due = *count;
             self.past.pop_front();
-        }
-        if published > 0 {
-            self.past.push_front((now - LATE - Duration::from_millis(1), published));
         }
         // What a cut line holds back may come yet.
         if desk.is_cut() {
@@ -70,7 +68,7 @@ impl QueueGroups {
         if self.cut.is_some_and(|at| now - at < LATE) {
             return 0;
         }
-        published.saturating_sub(self.delivered + self.unheard)
+        self.due.saturating_sub(self.delivered + self.unheard)
     }
 }
 

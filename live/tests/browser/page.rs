@@ -1,13 +1,12 @@
 //! The page of a backend in a browser: buttons are pressed, and texts awaited.
 
-use std::fs;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 use crate::driver::{Browser, plain};
-use crate::process::{Backend, PATIENCE};
+use crate::process::{Backend, PATIENCE, processes};
 
 /// A backend, and a browser that shows one of its scenes.
 pub struct Page {
@@ -99,16 +98,16 @@ impl Page {
 }
 
 /// The command line of a process; empty if it has ended.
-pub fn command(pid: u32) -> String {
-    let bytes = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-    String::from_utf8_lossy(&bytes).replace('\0', " ")
+pub fn command(pid: u32) -> Result<String> {
+    let found = processes()?.into_iter().find(|(other, ..)| *other == pid);
+    Ok(found.map(|(.., command)| command).unwrap_or_default())
 }
 
 /// Waits until a process has ended.
 pub fn gone(pid: u32) -> Result<()> {
     let deadline = Instant::now() + PATIENCE;
-    while !command(pid).is_empty() {
-        ensure!(Instant::now() < deadline, "process {pid} runs on: {}", command(pid));
+    while !command(pid)?.is_empty() {
+        ensure!(Instant::now() < deadline, "process {pid} runs on: {}", command(pid)?);
         std::thread::sleep(Duration::from_millis(10));
     }
     Ok(())

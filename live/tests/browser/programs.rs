@@ -28,7 +28,7 @@ fn every_program_of(scene: &str) -> Result<()> {
                 // One that runs again and again may be between two runs of the same kind.
                 loop {
                     pid = page.process(id, Some(pid))?;
-                    let command = command(pid);
+                    let command = command(pid)?;
                     let program = command.split(' ').next().unwrap_or_default();
                     if program.ends_with(&format!("/{}", run.program)) {
                         break;

@@ -21,7 +21,7 @@ fn queue_groups_one_more_bad_and_full_load() -> Result<()> {
     let page = Page::open("queue-groups")?;
     page.press("scene", "more")?;
     let dan = page.process("dan", None)?;
-    ensure!(command(dan).contains("--name dan"), "{}", command(dan));
+    ensure!(command(dan)?.contains("--name dan"), "{}", command(dan)?);
     page.press("scene", "bad")?;
     page.counter("bad, skipped", |count| count == "1")?;
 
