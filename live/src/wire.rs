@@ -130,7 +130,7 @@ mod tests {
     fn what_is_no_protocol_does_not_pile_up() {
         let mut reader = Reader::new(Protocol::Nats, Way::ToServer);
         for _ in 0..100 {
-            assert_eq!(reader.feed(&[b'x'; 64 * 1024]), []);
+            assert_eq!(reader.feed(&vec![b'x'; 64 * 1024]), []);
         }
         assert!(reader.begun.len() <= 64 * 1024, "{} bytes", reader.begun.len());
     }

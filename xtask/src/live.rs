@@ -26,14 +26,13 @@ pub struct Call {
 
 /// Serves the page until Ctrl-C.
 pub fn run(call: Call) -> Result<()> {
-    let subject = match call.server {
-        Some(url) => Subject::Server(url),
-        None => {
-            // Both may take a while and report on stderr.
-            let programs = build(&cast::experiments())?;
-            testkit::nats_server()?;
-            Subject::Programs(programs)
-        }
+    let subject = if let Some(url) = call.server {
+        Subject::Server(url)
+    } else {
+        // Both may take a while and report on stderr.
+        let programs = build(&cast::experiments())?;
+        testkit::nats_server()?;
+        Subject::Programs(programs)
     };
     let lessons = cast::experiments().into_iter().map(|name| {
         let Lesson { title, question, .. } = Lesson::read(root().join(&name).join("README.md"))?;
