@@ -82,7 +82,7 @@ const MORE: Action = action("more", "One more", "Starts one more of them");
 pub const PLANS: [Plan; 7] = [
     Plan {
         id: "hello",
-        legend: &[("message", "a message on hello"), ("bad", "a stranger's message on hello")],
+        legend: &[("message", "a message on hello"), ("ack", "a stranger's message on hello")],
         actions: &[action(
             "strangers",
             "Strangers on or off",

@@ -22,7 +22,7 @@ const ASK: Duration = Duration::from_millis(500);
 const TIMEOUT: Duration = Duration::from_secs(1);
 /// Strangers publish so often, so many messages each time. A message of theirs has to come between
 /// two lines that `hello` sends together.
-const STRANGERS: (Duration, usize) = (Duration::from_millis(1), 4);
+const STRANGERS: (Duration, usize) = (Duration::from_millis(1), 10);
 
 /// Subjects that can be listened to without changing what the programs see.
 const LISTEN: [(&str, &str); 2] =

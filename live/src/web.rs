@@ -190,6 +190,9 @@ fn plan(app: &App, plan: &Plan) -> Value {
     json!({
         "title": lesson.map(|lesson| &lesson.title),
         "question": lesson.map(|lesson| &lesson.question),
+        "publishes": plan.id == "hello" || plan.actions.iter().any(|action| {
+            action.id == "bad" && plan.id != "jobs"
+        }),
         "id": plan.id, "legend": plan.legend, "actions": actions, "roles": roles,
         "hint": if has_programs { plan.hint } else { "" },
         "own": has_programs, "server": app.server,

@@ -24,7 +24,7 @@ impl Play for Hello {
     fn message(&mut self, desk: &mut Desk, who: &'static str, message: &Message) {
         if message.subject == SUBJECT {
             let is_own = message.payload == GREETING.as_bytes();
-            desk.flow(who, message, if is_own { "message" } else { "bad" });
+            desk.flow(who, message, if is_own { "message" } else { "ack" });
             desk.beat();
         }
     }
@@ -55,11 +55,11 @@ impl Play for Hello {
 
     fn published(&mut self, desk: &mut Desk) {
         self.strangers += 1;
-        desk.page("bad");
+        desk.page("ack");
     }
 
     fn seen(&mut self, desk: &mut Desk, _subject: &str, payload: &[u8]) {
-        desk.elsewhere(if payload == GREETING.as_bytes() { "message" } else { "bad" });
+        desk.elsewhere(if payload == GREETING.as_bytes() { "message" } else { "ack" });
     }
 
     fn counters(&self, _desk: &Desk) -> Vec<(&'static str, String)> {

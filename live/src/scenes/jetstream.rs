@@ -13,7 +13,10 @@ const SUBJECT: &str = "orders.created";
 const STREAM: &str = "$JS.API.STREAM.INFO.playgrnd_stream";
 const CONSUMER: &str = "$JS.API.CONSUMER.INFO.playgrnd_stream.order_processor";
 /// How many cells are kept, and how many ids of printed orders.
-const CELLS: usize = 96;
+const CELLS: usize = 4_000;
+/// How many cells are shown: acknowledged ones before the consumer's position, those from there on,
+/// and the newest.
+const SHOWN: (u64, usize, usize) = (32, 72, 24);
 const IDS: usize = 20_000;
 
 /// An order in the stream, as the lines of the programs have shown it.
@@ -237,9 +240,17 @@ impl Play for JetStream {
     }
 
     fn detail(&self, _desk: &Desk) -> Value {
-        let cells: Vec<_> = self
-            .cells
-            .iter()
+        let (before, around, newest) = SHOWN;
+        let from = self.floor.saturating_sub(before);
+        let mut shown: Vec<_> = self.cells.range(from..).take(around).collect();
+        let last = shown.last().map_or(from, |(number, _)| **number);
+        let mut tail: Vec<_> = self.cells.range(last + 1..).rev().take(newest).collect();
+        tail.reverse();
+        let left_out = self.cells.range(last + 1..).count() - tail.len();
+        let gap = shown.len();
+        shown.append(&mut tail);
+        let mut cells: Vec<_> = shown
+            .into_iter()
             .map(|(number, cell)| {
                 let state = match cell {
                     Cell { terminated: true, .. } => 4,
@@ -251,6 +262,9 @@ impl Play for JetStream {
                 json!([number, state, cell.deliveries > 1])
             })
             .collect();
+        if left_out > 0 {
+            cells.insert(gap, json!([null, left_out]));
+        }
         json!({ "cells": cells, "floor": self.floor })
     }
 }

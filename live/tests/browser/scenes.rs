@@ -6,13 +6,24 @@ use serde_json::json;
 use crate::page::{Page, command, gone};
 
 #[test]
-fn hello_a_stranger_is_taken_for_the_own_message() -> Result<()> {
+fn hello_strangers_reach_it_and_the_service_prints_its_own_message() -> Result<()> {
     let page = Page::open("hello")?;
+    let reached = "return sections.flows['hello:in:ack'] ?? 0";
+    ensure!(page.script(reached)? == json!(0));
     page.press("scene", "strangers")?;
-    page.counter("messages of strangers", |count| count != "0")?;
-    page.press("hello", "version")?;
-    page.told("printed a stranger's message")?;
+    page.until("strangers", reached, |count| count.as_u64() > Some(100))?;
+    let printed = "return sections.counters[1][1]";
+    let before = page.script(printed)?;
+    page.until("own message", printed, |count| *count != before)?;
+    ensure!(page.script("return sections.lost")? == json!(0));
     page.press("scene", "strangers")?;
+    // Once those on their way have come, no more come.
+    page.until(
+        "no strangers",
+        "const it = sections.counters[3][1]; \
+         const same = window.last === it; window.last = it; return same",
+        |same| *same == json!(true),
+    )?;
     page.browser.is_silent()
 }
 
