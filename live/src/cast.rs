@@ -17,8 +17,8 @@ pub enum Life {
     Tool,
 }
 
-/// A program and its arguments. `{…}` in an argument stands for a value of
-/// [`Mood`](crate::stage::Mood).
+/// A program and its arguments. `{…}` in an argument stands for
+/// the load, the storage or the folder of this run.
 #[derive(Debug)]
 pub struct Run {
     /// The name of the binary; that of an example begins with `examples/`.
