@@ -42,7 +42,7 @@ pub use action::{Action, Run};
 pub use certificates::{Certificates, write_secret};
 pub use cluster::Cluster;
 pub use lesson::{Lesson, example, program};
-pub use link::Link;
+pub use link::{Link, Way};
 pub use port::Port;
 pub use program::{Ended, Program, Signal};
 pub use provision::{OLDEST, VERSION, nats_server};

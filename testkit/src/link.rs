@@ -1,5 +1,7 @@
 //! A network between a client and a server.
 
+use std::collections::BTreeMap;
+use std::fmt;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -28,10 +30,30 @@ pub struct Link {
     state: Arc<State>,
 }
 
-#[derive(Debug, Default)]
+/// Which way bytes go through a [`Link`].
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub enum Way {
+    /// From the client to the server.
+    ToServer,
+    /// From the server to the client.
+    ToClient,
+}
+
+/// Called with the number of a connection and the bytes that one of its ends has sent, as they
+/// come: before they are delayed or held back. No bytes: that end sends no more.
+type Tap = dyn Fn(u64, Way, &[u8]) + Send + Sync;
+
+#[derive(Default)]
 struct State {
     network: Mutex<Network>,
     changed: Condvar,
+    tap: Option<Box<Tap>>,
+}
+
+impl fmt::Debug for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("State").field("network", &self.network).finish_non_exhaustive()
+    }
 }
 
 #[derive(Debug, Default)]
@@ -40,7 +62,10 @@ struct Network {
     cut: bool,
     closed: bool,
     carried: u64,
-    connections: Vec<TcpStream>,
+    /// How many connections there were.
+    accepted: u64,
+    /// Those that are open, by number: both ends, and how many of its two ways are open.
+    connections: BTreeMap<u64, ([TcpStream; 2], u8)>,
 }
 
 impl State {
@@ -61,8 +86,29 @@ impl Link {
     ///
     /// If no port is free to listen on.
     pub fn to(port: u16) -> Result<Self> {
+        Self::open(port, None)
+    }
+
+    /// Returns a link to `port` of this machine, and calls `tap` with the bytes that go through it:
+    /// the number of the connection, which way they go, and the bytes as they come, before they are
+    /// delayed or held back. No bytes: nothing more comes from there.
+    ///
+    /// # Errors
+    ///
+    /// As [`Link::to`].
+    pub fn tapped(
+        port: u16,
+        tap: impl Fn(u64, Way, &[u8]) + Send + Sync + 'static,
+    ) -> Result<Self> {
+        Self::open(port, Some(Box::new(tap)))
+    }
+
+    fn open(port: u16, tap: Option<Box<Tap>>) -> Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("cannot open a link")?;
-        let link = Self { port: listener.local_addr()?.port(), state: Arc::default() };
+        let link = Self {
+            port: listener.local_addr()?.port(),
+            state: Arc::new(State { tap, ..State::default() }),
+        };
         let state = Arc::clone(&link.state);
         thread::spawn(move || {
             for client in listener.incoming().map_while(Result::ok) {
@@ -114,8 +160,10 @@ impl Link {
     /// Closes every connection; new ones are accepted.
     pub fn reset(&self) {
         self.state.change(|network| {
-            for connection in network.connections.drain(..) {
-                let _ = connection.shutdown(Shutdown::Both);
+            for (ends, _) in network.connections.values() {
+                for end in ends {
+                    let _ = end.shutdown(Shutdown::Both);
+                }
             }
         });
     }
@@ -134,25 +182,58 @@ fn join(state: &Arc<State>, client: TcpStream, server: TcpStream) -> Result<()> 
     for stream in [&client, &server] {
         stream.set_nodelay(true)?;
     }
-    state.lock().connections.extend([client.try_clone()?, server.try_clone()?]);
-    pump(state, client.try_clone()?, server.try_clone()?);
-    pump(state, server, client);
+    let ends = [client.try_clone()?, server.try_clone()?];
+    let copies = [client.try_clone()?, server.try_clone()?];
+    let number = {
+        let mut network = state.lock();
+        network.accepted += 1;
+        let number = network.accepted;
+        network.connections.insert(number, (ends, 2));
+        number
+    };
+    let [to_client, to_server] = copies;
+    pump(state, (number, Way::ToServer), client, to_server);
+    pump(state, (number, Way::ToClient), server, to_client);
     Ok(())
 }
 
 /// Carries bytes in one direction. One thread reads and notes the time, another writes when the
 /// delay is over: a delay does not limit the bytes per second.
-fn pump(state: &Arc<State>, mut from: TcpStream, to: TcpStream) {
+fn pump(state: &Arc<State>, (number, way): (u64, Way), mut from: TcpStream, to: TcpStream) {
     let (sender, receiver) = sync_channel::<(Instant, Vec<u8>)>(4096);
     let reading = Arc::clone(state);
-    thread::spawn(move || read(&reading, &mut from, &sender));
+    thread::spawn(move || {
+        let tap = |bytes: &[u8]| {
+            if let Some(tap) = &reading.tap {
+                tap(number, way, bytes);
+            }
+        };
+        read(&reading, &mut from, &sender, tap);
+        tap(&[]);
+    });
     let writing = Arc::clone(state);
-    thread::spawn(move || write(&writing, to, &receiver));
+    thread::spawn(move || {
+        write(&writing, to, &receiver);
+        writing.change(|network| {
+            if let Some((_, open)) = network.connections.get_mut(&number) {
+                *open -= 1;
+                if *open == 0 {
+                    network.connections.remove(&number);
+                }
+            }
+        });
+    });
 }
 
-fn read(state: &State, from: &mut TcpStream, to: &SyncSender<(Instant, Vec<u8>)>) {
+fn read(
+    state: &State,
+    from: &mut TcpStream,
+    to: &SyncSender<(Instant, Vec<u8>)>,
+    tap: impl Fn(&[u8]),
+) {
     let mut buffer = vec![0; 64 * 1024];
     while let Ok(length @ 1..) = from.read(&mut buffer) {
+        tap(&buffer[..length]);
         let due = Instant::now() + state.lock().delay;
         if to.send((due, buffer[..length].to_vec())).is_err() {
             break;

@@ -106,6 +106,23 @@ impl Program {
         Ok(Self::spawn_guarded(command, None, [Some(Box::new(on_line)), None])?.quiet())
     }
 
+    /// Starts a program, and calls `on_line` with each line that it prints, on other threads; the
+    /// flag says whether the line comes from stderr. Its output is not shown when it is dropped.
+    ///
+    /// # Errors
+    ///
+    /// As [`Program::spawn`].
+    pub fn spawn_followed(
+        command: &mut Command,
+        on_line: impl Fn(bool, &str) + Clone + Send + 'static,
+    ) -> Result<Self> {
+        let of = |is_stderr: bool| -> Option<OnLine> {
+            let on_line = on_line.clone();
+            Some(Box::new(move |line| on_line(is_stderr, line)))
+        };
+        Ok(Self::spawn_guarded(command, None, [of(false), of(true)])?.quiet())
+    }
+
     /// Starts a program. If this process is killed, `folder` is removed. `on_line` is for the lines
     /// of stdout and of stderr.
     pub(crate) fn spawn_guarded(

@@ -1,4 +1,6 @@
-//! `cargo xtask check`: format, lints, documentation and dependencies.
+//! `cargo xtask check`: format, lints, documentation and dependencies, and the page in a browser.
+
+use std::process::{Command, Stdio};
 
 use anstream::println;
 use anyhow::{Context, Result, ensure};
@@ -37,6 +39,30 @@ pub fn run() -> Result<()> {
             "NOT checked: dependencies against deny.toml, because cargo-deny is not installed (`cargo install cargo-deny`)"
         );
     }
+    let has_browser = ["chromium", "google-chrome"].into_iter().any(is_there);
+    if !has_browser || !is_there("chromedriver") {
+        println!(
+            "NOT checked: the page of `live` in a browser, because chromium or chromedriver is not installed (Debian: `apt-get install chromium chromium-driver`)"
+        );
+    } else {
+        println!("checking the page in a browser");
+        // The page shows the programs of all experiments. `cargo test` would not build the others'.
+        let built =
+            cargo().args(["build", "--quiet", "--workspace", "--bins", "--examples"]).status()?;
+        let mut test = cargo();
+        test.args(["test", "--quiet", "--package", "live", "--test", "browser"]);
+        // A browser and its programs for each test: two at a time are enough for a small machine.
+        if !built.success() || !test.args(["--", "--test-threads", "2"]).status()?.success() {
+            failed.push("the page in a browser");
+        }
+    }
     ensure!(failed.is_empty(), "failed: {}", failed.join(", "));
     Ok(())
+}
+
+/// Whether a program is installed.
+fn is_there(program: &str) -> bool {
+    let mut command = Command::new(program);
+    command.arg("--version").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command.status().is_ok_and(|status| status.success())
 }

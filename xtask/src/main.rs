@@ -3,6 +3,7 @@
 mod check;
 mod demo;
 mod learn;
+mod live;
 mod new;
 mod prove;
 mod soak;
@@ -100,7 +101,10 @@ enum Task {
     Learn(learn::Call),
     /// Lets servers of a cluster fail, and compares what was acknowledged with what is there
     Soak(soak::Call),
-    /// Checks format, lints, documentation and dependencies: run it before a commit
+    /// Shows the programs of all experiments on a page, with buttons that break them
+    Live(live::Call),
+    /// Checks format, lints, documentation, dependencies and the page of `live`: run it before a
+    /// commit
     Check,
 }
 
@@ -135,6 +139,7 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Prove(call) => return prove::run(&call),
         Task::Learn(call) => return learn::run(&call),
         Task::Soak(call) => return soak::run(&call),
+        Task::Live(call) => live::run(call)?,
         Task::Check => check::run()?,
     }
     Ok(ExitCode::SUCCESS)

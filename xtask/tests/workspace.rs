@@ -37,10 +37,10 @@ fn arrows_point_one_way() -> Result<()> {
     for package in packages()? {
         let may_use: &[&str] = match name(&package) {
             "testkit" => &[],
-            "common" | "prove" | "secure" => &["testkit"],
+            "common" | "prove" | "secure" | "live" => &["testkit"],
             "bench" => &["testkit", "edge"],
             "course" | "cluster" => &["testkit", "prove"],
-            "xtask" => &["testkit", "prove", "course", "cluster", "edge", "secure"],
+            "xtask" => &["testkit", "prove", "course", "cluster", "edge", "secure", "live"],
             _ => &["common", "testkit", "prove"],
         };
         for dependency in dependencies(&package).filter(|dependency| !dependency["path"].is_null())

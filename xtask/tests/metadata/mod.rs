@@ -32,6 +32,6 @@ pub fn dependencies(package: &Value) -> impl Iterator<Item = &Value> {
 
 /// Whether a package is one of the lessons.
 pub fn is_experiment(package: &Value) -> bool {
-    !["bench", "cluster", "common", "course", "edge", "prove", "secure", "testkit", "xtask"]
+    !["bench", "cluster", "common", "course", "edge", "live", "prove", "secure", "testkit", "xtask"]
         .contains(&name(package))
 }

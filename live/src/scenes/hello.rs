@@ -1,0 +1,77 @@
+//! A program that publishes and gets its own message back, among strangers.
+
+use serde_json::{Value, json};
+
+use super::{End, Play};
+use crate::desk::{Desk, grouped};
+use crate::wire::Message;
+
+const SUBJECT: &str = "hello";
+const GREETING: &str = "Hello World!";
+
+/// The counts of the scene.
+#[derive(Debug, Default)]
+pub struct Hello {
+    runs: u64,
+    own: u64,
+    wrong: u64,
+    strangers: u64,
+    /// What the last run has printed.
+    printed: String,
+}
+
+impl Play for Hello {
+    fn message(&mut self, desk: &mut Desk, who: &'static str, message: &Message) {
+        if message.subject == SUBJECT {
+            let is_own = message.payload == GREETING.as_bytes();
+            desk.flow(who, message, if is_own { "message" } else { "ack" });
+            desk.beat();
+        }
+    }
+
+    fn started(&mut self, _desk: &mut Desk, _who: &'static str) {
+        self.runs += 1;
+    }
+
+    fn line(&mut self, desk: &mut Desk, who: &'static str, is_stderr: bool, line: &str) {
+        if is_stderr {
+            return;
+        }
+        line.clone_into(&mut self.printed);
+        if line == GREETING {
+            self.own += 1;
+        } else {
+            self.wrong += 1;
+            let which = if desk.is_first(who) { "the first version" } else { who };
+            desk.lose(1, &format!("{which} printed a stranger's message and ended: {line:?}"));
+        }
+    }
+
+    fn ended(&mut self, desk: &mut Desk, who: &'static str, end: &End) {
+        if !end.success {
+            desk.say(&end.sentence(who));
+        }
+    }
+
+    fn published(&mut self, desk: &mut Desk) {
+        self.strangers += 1;
+        desk.page("ack");
+    }
+
+    fn seen(&mut self, desk: &mut Desk, _subject: &str, payload: &[u8]) {
+        desk.elsewhere(if payload == GREETING.as_bytes() { "message" } else { "ack" });
+    }
+
+    fn counters(&self, _desk: &Desk) -> Vec<(&'static str, String)> {
+        vec![
+            ("runs of hello", grouped(self.runs)),
+            ("own message printed", grouped(self.own)),
+            ("stranger's message printed", grouped(self.wrong)),
+            ("messages of strangers", grouped(self.strangers)),
+        ]
+    }
+
+    fn detail(&self, _desk: &Desk) -> Value {
+        json!({ "printed": self.printed, "is_own": self.printed == GREETING })
+    }
+}
