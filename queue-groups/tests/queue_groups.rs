@@ -134,25 +134,33 @@ fn workers_are_back_within_a_second_of_the_server() -> Result<()> {
     let mut workers = start_workers(&server, 1, &handled)?;
     let baseline = begun.elapsed();
     workers.extend([start_worker(&mut server.command(WORKER), &handled)?]);
-    server.kill()?;
-    for worker in &mut workers {
-        worker.expect_stderr("lost the connection")?;
+    // A client that waits longer after each attempt is late after each outage; a busy machine is not.
+    let (mut late, mut outages) = (Duration::MAX, 0);
+    while late > baseline + Duration::from_secs(1) && outages < 3 {
+        server.kill()?;
+        for worker in &mut workers {
+            worker.expect_stderr("lost the connection")?;
+        }
+        // Long enough for such a client to be late.
+        std::thread::sleep(Duration::from_secs(2));
+        server.restart()?;
+        let back = Instant::now();
+        server.wait_for_subscriptions(SUBJECT, 2)?;
+        late = late.min(back.elapsed());
+        for worker in &mut workers {
+            worker.expect_stderr("again")?;
+        }
+        outages += 1;
     }
-    // Long enough for clients that wait longer after each attempt to be late.
-    std::thread::sleep(Duration::from_secs(2));
-    server.restart()?;
-    let back = Instant::now();
-    server.wait_for_subscriptions(SUBJECT, 2)?;
-    let late = back.elapsed();
     publish(&server, 300)?;
     handled.wait(300)?;
-    assert!(late < baseline + Duration::from_secs(1), "{late:?}, baseline {baseline:?}");
+    assert!(late <= baseline + Duration::from_secs(1), "{late:?}, baseline {baseline:?}");
     handled.check(1..=300, 1);
     for worker in &mut workers {
         let ended = worker.stop()?;
         assert!(ended.success());
-        assert_eq!(ended.stderr.len(), 2, "{:?}", ended.stderr);
-        assert!(ended.stderr[1].contains("again"), "{:?}", ended.stderr);
+        // Each outage and its end are said once.
+        assert_eq!(ended.stderr.len(), 2 * outages, "{:?}", ended.stderr);
     }
     Ok(())
 }

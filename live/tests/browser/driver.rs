@@ -4,7 +4,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
-use testkit::Program;
+use testkit::{Port, Program};
 use ureq::Agent;
 
 use crate::process::PATIENCE;
@@ -15,6 +15,8 @@ const ELEMENT: &str = "element-6066-11e4-a52e-4f735466cecf";
 /// A browser. It ends with this value.
 pub struct Browser {
     _driver: Program,
+    /// Held so that no other test gets it.
+    _port: Port,
     agent: Agent,
     session: String,
 }
@@ -22,14 +24,17 @@ pub struct Browser {
 impl Browser {
     /// Starts one, with a window of this size.
     pub fn start(width: u32, height: u32) -> Result<Self> {
-        let mut driver = Program::spawn(Command::new("chromedriver").arg("--port=0"))
-            .context("needs chromedriver and chromium (Debian: chromium-driver, chromium)")?;
-        let line = driver.expect("was started successfully on port")?;
-        let port: String = line.chars().filter(char::is_ascii_digit).collect();
+        // Asked for any free port, it takes one of IPv6, and fails if IPv4 has it in use.
+        let port = Port::claim()?;
+        let number = port.number();
+        let mut driver =
+            Program::spawn(Command::new("chromedriver").arg(format!("--port={number}")))
+                .context("needs chromedriver and chromium (Debian: chromium-driver, chromium)")?;
+        driver.expect("was started successfully on port")?;
         let agent = Agent::config_builder().http_status_as_error(false);
         let agent = agent.timeout_global(Some(PATIENCE)).build().into();
-        let session = format!("http://127.0.0.1:{port}/session");
-        let mut browser = Self { _driver: driver, agent, session };
+        let session = format!("http://127.0.0.1:{number}/session");
+        let mut browser = Self { _driver: driver, _port: port, agent, session };
         let arguments = json!([
             "--headless=new",
             "--disable-gpu",
