@@ -108,7 +108,7 @@ impl Live {
         Ok(Self { runtime, listener, app: Arc::new(app) })
     }
 
-    /// Where the page is.
+    /// The URL of the page.
     #[must_use]
     pub fn url(&self) -> String {
         format!("http://127.0.0.1:{}", self.app.port)

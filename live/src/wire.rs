@@ -21,7 +21,7 @@ pub struct Message {
     pub way: Way,
     /// Its subject. The topic of an MQTT message is written as a subject.
     pub subject: String,
-    /// Where an answer goes, or empty.
+    /// The subject for an answer; empty if none is asked for.
     pub reply: String,
     /// The code in its first header line: 503 if there is no responder.
     pub status: Option<u16>,
