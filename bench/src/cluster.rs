@@ -32,7 +32,7 @@ pub const STEPS: &[Step] =
     &[|stage| Ok(vec![standstills(stage)?]), |stage| Ok(vec![upgrades(stage)?])];
 
 fn standstills(stage: &Stage) -> Result<Table> {
-    let publisher = stage.program("jetstream", "order-publisher")?;
+    let publisher = stage.program("order-publisher")?;
     let title = format!("The leader of a stream with three replicas fails ({ORDERS} orders)");
     let samples = stage.in_turns(&title, &FAULTS, |fault| {
         let mut cluster = cluster()?;
@@ -73,8 +73,8 @@ fn standstills(stage: &Stage) -> Result<Table> {
 }
 
 fn upgrades(stage: &Stage) -> Result<Table> {
-    let math_server = stage.program("rpc", "math-server")?;
-    let math_client = stage.program("rpc", "math-client")?;
+    let math_server = stage.program("math-server")?;
+    let math_client = stage.program("math-client")?;
     let title = format!("All servers upgraded in turn, {IN_FLIGHT} requests in flight");
     let samples = stage.in_turns(&title, &UPGRADES, |way| {
         let mut cluster = cluster()?;

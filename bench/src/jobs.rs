@@ -75,7 +75,7 @@ pub const STEPS: &[Step] = &[
 
 /// `job-submit` beside a loop that publishes the same jobs into a stream that only stores them.
 fn submitting(stage: &Stage) -> Result<Table> {
-    let submit = stage.program("jobs", "job-submit")?;
+    let submit = stage.program("job-submit")?;
     let (count, in_flight) = (SUBMITTED.to_string(), IN_FLIGHT.to_string());
     let title = format!("E-mails submitted, {in_flight} in flight ({count})");
     let names = ["plain publish, bare async-nats", "job-submit"];
@@ -99,8 +99,8 @@ fn submitting(stage: &Stage) -> Result<Table> {
 
 /// E-mails, which have no order. They are in the stream before the workers start.
 fn effects(stage: &Stage) -> Result<Table> {
-    let submit = stage.program("jobs", "job-submit")?;
-    let worker = stage.program("jobs", "job-worker")?;
+    let submit = stage.program("job-submit")?;
+    let worker = stage.program("job-worker")?;
     let names = CASES.map(|case| case.name);
     let title = "E-mails done, each with one effect in the database";
     let samples = stage.in_turns(title, &names, |at| {
@@ -120,8 +120,8 @@ fn effects(stage: &Stage) -> Result<Table> {
 
 /// Invoices: of each partition one is done at a time.
 fn ordered(stage: &Stage) -> Result<Table> {
-    let submit = stage.program("jobs", "job-submit")?;
-    let worker = stage.program("jobs", "job-worker")?;
+    let submit = stage.program("job-submit")?;
+    let worker = stage.program("job-worker")?;
     let keys = keys(&submit)?;
     let names = KEYS.map(|(name, _)| name);
     let title =

@@ -16,6 +16,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
+use crate::plot::{Axis, Line, Panel, Plot, Point};
 use crate::report::Table;
 use crate::stage::Stage;
 
@@ -26,8 +27,7 @@ const KEY: &str = "site_maintenance";
 const FOLLOWERS: usize = 50;
 /// How long to measure the cost while nothing changes: a watch has a heartbeat every 5 s.
 const IDLE: Duration = Duration::from_secs(5);
-const POLL_EVERY: Duration = Duration::from_secs(1);
-/// Longer than the interval of the polls, so that each change is seen before the next one.
+/// No multiple of the polls' interval, so that changes come at any moment between two polls.
 const CHANGE_EVERY: Duration = Duration::from_millis(1130);
 const CHANGES: u32 = 3;
 /// How many changes, each after the one before was seen.
@@ -44,8 +44,8 @@ type Seen = UnboundedSender<(u64, Instant)>;
 ///
 /// If a program fails or nats-server does not answer.
 pub fn bench(stage: &Stage) -> Result<Vec<Table>> {
-    let config_app = stage.program("kv", "config-app")?;
-    let first_config_app = stage.example("kv", "first-config-app")?;
+    let config_app = stage.program("config-app")?;
+    let first_config_app = stage.example("first-config-app")?;
     let runtime = Runtime::new()?;
     let mut tables = Vec::new();
 
@@ -68,22 +68,10 @@ pub fn bench(stage: &Stage) -> Result<Vec<Table>> {
 
     let names = ["first-config-app", "config-app", "poll, 1 s"];
     let title = format!("{FOLLOWERS} followers: from put to notice; while idle, each in a second");
-    let samples = stage.in_turns(&title, &names, |contender| {
-        let mut server = Server::start()?.quiet();
-        runtime.block_on(first_value(&server))?;
-        let (seen, mut changes) = unbounded_channel();
-        let programs =
-            |path: &Path| Followers::programs(|| follower(&mut server.command(path), &seen));
-        let _followers = match contender {
-            0 => programs(&first_config_app)?,
-            1 => programs(&config_app)?,
-            _ => Followers::tasks(|| runtime.block_on(poll(&server, &seen)))?,
-        };
-        runtime.block_on(all_at_first_value(FOLLOWERS, &mut changes))?;
-        let idle = idle(&mut server)?;
-        let mut figures = runtime.block_on(now_and_then(&server, changes))?;
-        figures.extend(idle);
-        Ok(figures)
+    let samples = stage.in_turns(&title, &names, |contender| match contender {
+        0 => follow(&runtime, By::Watch(&first_config_app)),
+        1 => follow(&runtime, By::Watch(&config_app)),
+        _ => follow(&runtime, By::Polls(Duration::from_secs(1))),
     })?;
     let columns = ["p50 ms", "p99 ms", "messages", "server CPU µs"];
     let mut table = Table::new(&title, &columns);
@@ -92,6 +80,73 @@ pub fn bench(stage: &Stage) -> Result<Vec<Table>> {
     }
     tables.push(table);
     Ok(tables)
+}
+
+/// How late a change is noticed, over the messages that a follower costs while nothing changes.
+///
+/// # Errors
+///
+/// If a program fails or nats-server does not answer.
+pub fn plot(stage: &Stage) -> Result<Plot> {
+    const POLL: &str = "asking again and again, every 10 ms to 3 s";
+    let config_app = stage.program("config-app")?;
+    let first_config_app = stage.example("first-config-app")?;
+    let runtime = Runtime::new()?;
+    let mut ways: Vec<(&str, By)> = [3000, 1000, 300, 100, 30, 10]
+        .map(|milliseconds| (POLL, By::Polls(Duration::from_millis(milliseconds))))
+        .into();
+    ways.push(("a watch: first-config-app", By::Watch(&first_config_app)));
+    ways.push(("a watch: config-app", By::Watch(&config_app)));
+    let title = format!("{FOLLOWERS} programs follow a switch");
+    let names: Vec<&str> = ways.iter().map(|(name, _)| *name).collect();
+    let samples = stage.in_turns(&title, &names, |at| follow(&runtime, ways[at].1))?;
+    let mut lines: Vec<Line> = Vec::new();
+    for (name, runs) in names.iter().zip(&samples) {
+        let column = |at: usize| runs.iter().map(|figures| figures[at]).collect();
+        let [delays, messages] = [0, 2].map(column);
+        let point = Point::new(Point::new(0.0, messages).y, delays);
+        match lines.last_mut() {
+            Some(line) if line.name == *name => line.points.push(point),
+            _ => lines.push(Line { name: (*name).into(), points: vec![point] }),
+        }
+    }
+    let panel = Panel {
+        x: Axis::logarithmic("messages a second for each program, while nothing changes"),
+        y: Axis::logarithmic("ms until a change is noticed (p50)"),
+        lines,
+    };
+    Ok(Plot { title, panels: vec![panel] })
+}
+
+/// How a program follows the switch.
+#[derive(Clone, Copy)]
+enum By<'a> {
+    /// The program at this path watches the bucket.
+    Watch(&'a Path),
+    /// A task asks for the value at this interval.
+    Polls(Duration),
+}
+
+/// How late [`FOLLOWERS`] notice a change (ms, p50 and p99), and what each costs nats-server in a
+/// second while nothing changes: messages, and processor time (µs).
+fn follow(runtime: &Runtime, by: By) -> Result<Vec<f64>> {
+    let mut server = Server::start()?.quiet();
+    runtime.block_on(first_value(&server))?;
+    let (seen, mut changes) = unbounded_channel();
+    let _followers = match by {
+        By::Watch(path) => Followers::programs(|| follower(&mut server.command(path), &seen))?,
+        By::Polls(every) => Followers::tasks(|| runtime.block_on(poll(&server, every, &seen)))?,
+    };
+    runtime.block_on(all_at_first_value(FOLLOWERS, &mut changes))?;
+    let idle = idle(&mut server)?;
+    // Longer than the interval of the polls, so that each change is seen before the next one.
+    let pause = match by {
+        By::Polls(every) if every > Duration::from_secs(1) => every.mul_f64(1.13),
+        _ => CHANGE_EVERY,
+    };
+    let mut figures = runtime.block_on(now_and_then(&server, pause, changes))?;
+    figures.extend(idle);
+    Ok(figures)
 }
 
 /// Everything that follows the switch, until it is dropped.
@@ -142,15 +197,15 @@ async fn bucket(server: &Server) -> Result<Store> {
     Ok(jetstream::new(client).create_key_value(config).await?)
 }
 
-/// Without a watch: asks for the value every second.
-async fn poll(server: &Server, seen: &Seen) -> Result<JoinHandle<()>> {
+/// Without a watch: asks for the value again and again.
+async fn poll(server: &Server, every: Duration, seen: &Seen) -> Result<JoinHandle<()>> {
     let bucket = bucket(server).await?;
     let seen = seen.clone();
     // They do not all poll at the same moment.
-    sleep(POLL_EVERY / u32::try_from(FOLLOWERS)?).await;
+    sleep(every / u32::try_from(FOLLOWERS)?).await;
     Ok(tokio::spawn(async move {
         let mut last = 0;
-        let mut ticks = interval(POLL_EVERY);
+        let mut ticks = interval(every);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
         loop {
             ticks.tick().await;
@@ -204,6 +259,7 @@ async fn one_by_one(
 /// Changes the value now and then; how late each follower sees each change.
 async fn now_and_then(
     server: &Server,
+    pause: Duration,
     mut changes: UnboundedReceiver<(u64, Instant)>,
 ) -> Result<Vec<f64>> {
     let bucket = bucket(server).await?;
@@ -216,7 +272,7 @@ async fn now_and_then(
             ensure!(revision == u64::from(change) + 2, "#{revision} out of order");
             times.record(u64::try_from((at - start).as_nanos())?)?;
         }
-        sleep(CHANGE_EVERY.saturating_sub(start.elapsed())).await;
+        sleep(pause.saturating_sub(start.elapsed())).await;
     }
     Ok([0.5, 0.99].map(|share| quantile(&times, share) / 1e6).into())
 }

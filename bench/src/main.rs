@@ -1,8 +1,9 @@
 //! The numbers behind the lessons.
 //!
 //! ```sh
-//! cargo xtask bench             # every experiment
-//! cargo xtask bench rpc --json  # one, for a program to read
+//! cargo xtask bench                # every experiment
+//! cargo xtask bench rpc --json     # one, for a program to read
+//! cargo xtask bench rpc --plots    # the pictures in its README, instead of tables
 //! ```
 //!
 //! Each experiment's module measures what its lesson claims: both sides in one run, in turns, on
@@ -14,6 +15,7 @@ mod jetstream;
 mod jobs;
 mod kv;
 mod mqtt_bridge;
+mod plot;
 mod queue_groups;
 mod report;
 mod rpc;
@@ -27,6 +29,7 @@ use anyhow::{Context, Result};
 use clap::Parser;
 use clap::builder::PossibleValuesParser;
 
+use crate::plot::Plot;
 use crate::report::Table;
 use crate::stage::Stage;
 
@@ -45,6 +48,20 @@ const BENCHES: &[(&str, &[Step])] = &[
     ("edge", &[edge::bench]),
 ];
 
+/// Measures what a picture shows.
+type Picture = fn(&Stage) -> Result<Plot>;
+
+/// Experiments, and the names of their pictures.
+const PLOTS: &[(&str, &str, Picture)] = &[
+    ("queue-groups", "growth", queue_groups::plot_growth),
+    ("queue-groups", "losses", queue_groups::plot_losses),
+    ("rpc", "against-http", rpc::plot),
+    ("jetstream", "acknowledgements", jetstream::plot_acknowledgements),
+    ("jetstream", "duplicates", jetstream::plot_duplicates),
+    ("kv", "watch-against-poll", kv::plot),
+    ("mqtt-bridge", "latency", mqtt_bridge::plot),
+];
+
 /// Measures what the lessons claim, and prints medians and ratios.
 #[derive(Parser)]
 #[command(version)]
@@ -58,6 +75,12 @@ struct Args {
     /// Print JSON
     #[arg(long)]
     json: bool,
+    /// Measure what the pictures show, and write their JSON and SVG to the experiments' folders
+    #[arg(long, conflicts_with = "json")]
+    plots: bool,
+    /// Draw the pictures again from the JSON that is there
+    #[arg(long, conflicts_with_all = ["json", "plots", "names"])]
+    redraw: bool,
 }
 
 fn main() -> ExitCode {
@@ -77,7 +100,14 @@ fn main() -> ExitCode {
         };
     }
     // Ctrl-C ends it at once, and its parts with it.
-    ended(bench(&Args::parse()))
+    let args = Args::parse();
+    ended(match (args.plots, args.redraw) {
+        (true, _) => plots(&args),
+        (_, true) => {
+            plot::kept().and_then(|kept| kept.iter().try_for_each(|json| plot::redraw(json)))
+        }
+        _ => bench(&args),
+    })
 }
 
 fn ended(result: Result<()>) -> ExitCode {
@@ -91,11 +121,30 @@ fn ended(result: Result<()>) -> ExitCode {
     }
 }
 
+impl Args {
+    fn names(&self, experiment: &str) -> bool {
+        self.names.is_empty() || self.names.iter().any(|name| name == experiment)
+    }
+}
+
+fn plots(args: &Args) -> Result<()> {
+    let stage = Stage::new(args.runs)?;
+    for (experiment, name, measure) in PLOTS {
+        if args.names(experiment) {
+            let plot = measure(&stage)
+                .with_context(|| format!("cannot measure {name} of {experiment}"))?;
+            plot::keep(plot, experiment, name, args.runs)?;
+            writeln!(stdout(), "{experiment}/plots/{name}.svg")?;
+        }
+    }
+    Ok(())
+}
+
 fn bench(args: &Args) -> Result<()> {
     let stage = Stage::new(args.runs)?;
     let mut tables = Vec::new();
     for (name, steps) in BENCHES {
-        if !args.names.is_empty() && !args.names.iter().any(|named| named == name) {
+        if !args.names(name) {
             continue;
         }
         for step in *steps {

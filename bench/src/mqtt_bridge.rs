@@ -8,15 +8,20 @@ use anyhow::{Context, Result};
 use futures::StreamExt;
 use rumqttc::{AsyncClient, Event, MqttOptions, Packet, QoS};
 use testkit::Server;
+use tokio::runtime::Runtime;
 use tokio::time::{MissedTickBehavior, interval};
 
+use crate::plot::{Axis, Panel, Plot};
 use crate::report::Table;
 use crate::stage::{Stage, figure, last_line};
 
 /// Readings with QoS 0, and with QoS 1.
 const COUNTS: [u32; 2] = [1_000_000, 200_000];
-/// Messages whose latency is measured.
+/// Milliseconds in which messages are published whose latency is measured.
 const PACED: usize = 2_000;
+/// The ways of a message to a NATS subscriber, and their QoS.
+const PROTOCOLS: [&str; 3] = ["NATS", "MQTT, QoS 0", "MQTT, QoS 1"];
+const QOS: [Option<QoS>; 3] = [None, Some(QoS::AtMostOnce), Some(QoS::AtLeastOnce)];
 const SUBJECT: &str = "device.temp";
 const TOPIC: &str = "device/temp";
 
@@ -29,7 +34,7 @@ const TOPIC: &str = "device/temp";
 pub fn bench(stage: &Stage) -> Result<Vec<Table>> {
     // MQTT needs JetStream.
     let server = Server::start()?.quiet();
-    let sensor = stage.program("mqtt-bridge", "sensor")?;
+    let sensor = stage.program("sensor")?;
     let mut tables = Vec::new();
     for qos in [QoS::AtMostOnce, QoS::AtLeastOnce] {
         tables.push(rate(stage, &server, &sensor, qos)?);
@@ -42,7 +47,7 @@ fn rate(stage: &Stage, server: &Server, sensor: &Path, qos: QoS) -> Result<Table
     let count = COUNTS[usize::from(qos as u8)];
     let title = format!("Readings as fast as the broker takes them, {qos:?} ({count})");
     let names = ["first version (AsyncClient)", "sensor"];
-    let runtime = tokio::runtime::Runtime::new()?;
+    let runtime = Runtime::new()?;
     let samples = stage.in_turns(&title, &names, |contender| {
         if contender == 0 {
             let time = runtime.block_on(flat_out(server, qos, count))?;
@@ -96,21 +101,41 @@ async fn flat_out(server: &Server, qos: QoS, count: u32) -> Result<Duration> {
 
 fn latency(stage: &Stage, server: &Server) -> Result<Table> {
     let title = format!("From a publish to a NATS subscriber, one each millisecond ({PACED})");
-    let names = ["NATS", "MQTT, QoS 0", "MQTT, QoS 1"];
-    let runtime = tokio::runtime::Runtime::new()?;
-    let samples = stage.in_turns(&title, &names, |contender| {
-        let qos = [None, Some(QoS::AtMostOnce), Some(QoS::AtLeastOnce)][contender];
-        runtime.block_on(paced(server, qos))
+    let runtime = Runtime::new()?;
+    let samples = stage.in_turns(&title, &PROTOCOLS, |protocol| {
+        runtime.block_on(paced(server, QOS[protocol], 1))
     })?;
     let mut table = Table::new(&title, &["p50 µs", "p99 µs"]);
-    for (name, samples) in names.iter().zip(&samples) {
+    for (name, samples) in PROTOCOLS.iter().zip(&samples) {
         table.row(name, samples);
     }
     Ok(table)
 }
 
-/// The latencies from a publisher to a subscriber. Both are in this process, so they share a clock.
-async fn paced(server: &Server, qos: Option<QoS>) -> Result<Vec<f64>> {
+/// The time to a NATS subscriber, over the rate of the messages.
+///
+/// # Errors
+///
+/// If a part fails.
+pub fn plot(stage: &Stage) -> Result<Plot> {
+    let title = "From a publish to a NATS subscriber";
+    let server = Server::start()?.quiet();
+    let runtime = Runtime::new()?;
+    let columns = stage.sweep(title, &PROTOCOLS, &[1, 2, 5, 10, 20, 50], |protocol, burst| {
+        runtime.block_on(paced(&server, QOS[protocol], burst))
+    })?;
+    // The highest percentiles show what else the machine did.
+    let panels = columns.into_iter().take(1).map(|lines| Panel {
+        x: Axis::logarithmic("messages each millisecond"),
+        y: Axis::logarithmic("latency, µs (p50)"),
+        lines,
+    });
+    Ok(Plot { title: title.into(), panels: panels.collect() })
+}
+
+/// The latencies (µs, p50 and p99) from a publisher that publishes `burst` messages each millisecond
+/// to a subscriber. Both are in this process, so they share a clock.
+async fn paced(server: &Server, qos: Option<QoS>, burst: u32) -> Result<Vec<f64>> {
     let subscriber = async_nats::connect(server.url()).await?;
     let mut messages = subscriber.subscribe(SUBJECT).await?;
     subscriber.flush().await?;
@@ -129,16 +154,19 @@ async fn paced(server: &Server, qos: Option<QoS>) -> Result<Vec<f64>> {
         ticker.set_missed_tick_behavior(MissedTickBehavior::Delay);
         for _ in 0..PACED {
             ticker.tick().await;
-            let now = start.elapsed().as_nanos().to_string();
-            match qos {
-                None => publisher.publish(SUBJECT, now.into()).await?,
-                Some(qos) => mqtt.publish(TOPIC, qos, false, now).await?,
+            for _ in 0..burst {
+                let now = start.elapsed().as_nanos().to_string();
+                match qos {
+                    None => publisher.publish(SUBJECT, now.into()).await?,
+                    Some(qos) => mqtt.publish(TOPIC, qos, false, now).await?,
+                }
             }
         }
         anyhow::Ok((publisher, mqtt))
     });
-    let mut taken = Vec::with_capacity(PACED);
-    for _ in 0..PACED {
+    let count = PACED * usize::try_from(burst)?;
+    let mut taken = Vec::with_capacity(count);
+    for _ in 0..count {
         let message = messages.next().await.context("the connection closed")?;
         let sent: u64 = std::str::from_utf8(&message.payload)?.parse()?;
         taken.push(start.elapsed().saturating_sub(Duration::from_nanos(sent)));
@@ -147,5 +175,5 @@ async fn paced(server: &Server, qos: Option<QoS>) -> Result<Vec<f64>> {
     polling.abort();
     taken.sort_unstable();
     let micros = |at: usize| taken[at].as_secs_f64() * 1e6;
-    Ok(vec![micros(PACED / 2), micros(PACED * 99 / 100)])
+    Ok(vec![micros(count / 2), micros(count * 99 / 100)])
 }

@@ -12,6 +12,7 @@ use hyper::body::Bytes;
 use testkit::{Link, Program, Signal};
 
 use crate::Step;
+use crate::plot::{Axis, Panel, Plot};
 use crate::report::Table;
 use crate::stage::{Stage, figure, last_line, terminated};
 
@@ -56,7 +57,7 @@ pub const STEPS: &[Step] = &[
 /// `log-publisher` beside a loop that publishes the same bytes again and again.
 fn publishing(stage: &Stage) -> Result<Table> {
     let server = Stage::server()?;
-    let program = stage.program("queue-groups", "log-publisher")?;
+    let program = stage.program("log-publisher")?;
     let count = (4 * SHARED).to_string();
     let title = format!("Publishing to nobody ({count})");
     let names = ["bare async-nats", "log-publisher"];
@@ -70,48 +71,101 @@ fn publishing(stage: &Stage) -> Result<Table> {
     Ok(table(&title, "messages/s", &names, &samples))
 }
 
-/// Groups of one, two and three; each worker's clock runs from its first message to its last.
+/// Groups of one, two and three.
 fn growth(stage: &Stage) -> Result<Table> {
-    let publisher = stage.program("queue-groups", "log-publisher")?;
-    let worker = stage.program("queue-groups", "log-worker")?;
     let title = format!("A queue group grows ({SHARED})");
     let names = ["1 worker", "2 workers", "3 workers", "3 of bare async-nats"];
-    let samples = stage.in_turns(&title, &names, |contender| {
-        let server = Stage::server()?;
-        let count = (contender + 1).min(3);
-        let mut workers = Vec::new();
-        for _ in 0..count {
-            workers.push(if contender < 3 {
-                start(server.command(&worker).arg("--quiet"))?
-            } else {
-                start(&mut stage.part(&server, &[WORKER, DRAIN]))?
-            });
-        }
-        server.wait_for_subscriptions(SUBJECT, count)?;
-        last_line(server.command(&publisher).args(["--count", &SHARED.to_string()]))?;
-        server
-            .monitor_until("/varz", |varz| varz["out_msgs"].as_u64() >= Some(u64::from(SHARED)))?;
-        Ok(vec![together(&mut workers, (contender < 3).then_some(SHARED))?])
+    let samples = stage.in_turns(&title, &names, |contender| match contender {
+        0..3 => group(stage, contender + 1, Worker::Fast, SHARED),
+        _ => group(stage, 3, Worker::Bare, SHARED),
     })?;
     Ok(table(&title, "messages/s", &names, &samples))
 }
 
 /// The same with workers that spend time on each message, as with a database: what groups are for.
 fn slow_growth(stage: &Stage) -> Result<Table> {
-    let publisher = stage.program("queue-groups", "log-publisher")?;
-    let worker = stage.program("queue-groups", "log-worker")?;
     let title = format!("A queue group grows, each message takes 1 ms ({SLOW})");
     let names = ["1 worker", "2 workers", "3 workers"];
-    let samples = stage.in_turns(&title, &names, |contender| {
-        let server = Stage::server()?;
-        let mut workers = Vec::new();
-        for _ in 0..=contender {
-            workers.push(start(server.command(&worker).args(["--quiet", "--work", "1ms"]))?);
-        }
-        last_line(server.command(&publisher).args(["--count", &SLOW.to_string()]))?;
-        Ok(vec![together(&mut workers, Some(SLOW))?])
-    })?;
+    let samples =
+        stage.in_turns(&title, &names, |more| group(stage, more + 1, Worker::Slow, SLOW))?;
     Ok(table(&title, "messages/s", &names, &samples))
+}
+
+/// What a worker of a group does with a message.
+#[derive(Clone, Copy, PartialEq)]
+enum Worker {
+    /// `log-worker` prints nothing.
+    Fast,
+    /// `log-worker` spends a millisecond on it.
+    Slow,
+    /// The bare client library parses it.
+    Bare,
+}
+
+/// Messages a second of a group of `size` workers; each worker's clock runs from its first message
+/// to its last.
+fn group(stage: &Stage, size: usize, kind: Worker, messages: u32) -> Result<Vec<f64>> {
+    let server = Stage::server()?;
+    let mut workers = Vec::new();
+    for _ in 0..size {
+        let mut command = match kind {
+            Worker::Bare => stage.part(&server, &[WORKER, DRAIN]),
+            _ => server.command(stage.program("log-worker")?),
+        };
+        match kind {
+            Worker::Fast => command.arg("--quiet"),
+            Worker::Slow => command.args(["--quiet", "--work", "1ms"]),
+            Worker::Bare => &mut command,
+        };
+        workers.push(start(&mut command)?);
+    }
+    server.wait_for_subscriptions(SUBJECT, size)?;
+    let mut publisher = server.command(stage.program("log-publisher")?);
+    last_line(publisher.args(["--count", &messages.to_string()]))?;
+    server.monitor_until("/varz", |varz| varz["out_msgs"].as_u64() >= Some(messages.into()))?;
+    Ok(vec![together(&mut workers, (kind != Worker::Bare).then_some(messages))?])
+}
+
+/// Messages a second over the number of workers.
+///
+/// # Errors
+///
+/// If a program fails.
+pub fn plot_growth(stage: &Stage) -> Result<Plot> {
+    let title = "A queue group with 1 to 8 workers";
+    let mut panels = Vec::new();
+    for (label, kind) in
+        [("messages/s, 1 ms of work for each", Worker::Slow), ("messages/s, no work", Worker::Fast)]
+    {
+        let lines = stage.sweep(title, &["log-worker"], &[1, 2, 3, 4, 5, 6, 7, 8], |_, size| {
+            let messages = if kind == Worker::Slow { SLOW * size } else { SHARED };
+            group(stage, usize::try_from(size)?, kind, messages)
+        })?;
+        panels.push(Panel {
+            x: Axis::linear("workers"),
+            y: Axis::linear(label),
+            lines: lines.into_iter().flatten().collect(),
+        });
+    }
+    Ok(Plot { title: title.into(), panels })
+}
+
+/// Messages that a stop loses, over the distance of the workers.
+///
+/// # Errors
+///
+/// If a program fails.
+pub fn plot_losses(stage: &Stage) -> Result<Plot> {
+    let title = "One of three workers ends in the middle of 200,000 messages";
+    let lines = stage.sweep(title, &WAYS, &[0, 20, 50, 100, 250], |way, milliseconds| {
+        lost(stage, way, Duration::from_millis(milliseconds.into()))
+    })?;
+    let panel = Panel {
+        x: Axis::linear("time from nats-server to the workers, ms each way"),
+        y: Axis::linear("messages lost"),
+        lines: lines.into_iter().flatten().collect(),
+    };
+    Ok(Plot { title: title.into(), panels: vec![panel] })
 }
 
 /// Stops workers: what they handled a second, all of them, while the slowest one worked. Workers of
@@ -128,54 +182,53 @@ fn together(workers: &mut [Program], messages: Option<u32>) -> Result<f64> {
     Ok(handled / slowest)
 }
 
+/// How many messages are lost over a network.
+fn losses(stage: &Stage, (network, delay): (&str, Duration)) -> Result<Table> {
+    let title = format!("One of three workers ends, {network}: lost of {STOPPED}");
+    let samples = stage.in_turns(&title, &WAYS, |way| lost(stage, way, delay))?;
+    Ok(table(&title, "lost", &WAYS, &samples))
+}
+
 /// One of three workers ends in the middle of the work: how many messages no worker handled. The
 /// others are `log-worker`s, which lose none when they are stopped.
-fn losses(stage: &Stage, (network, delay): (&str, Duration)) -> Result<Table> {
-    let publisher = stage.program("queue-groups", "log-publisher")?;
-    let log_worker = stage.program("queue-groups", "log-worker")?;
-    let first = stage.example("queue-groups", "first-log-worker")?;
-    let title = format!("One of three workers ends, {network}: lost of {STOPPED}");
-    let samples = stage.in_turns(&title, &WAYS, |way| {
-        let server = Stage::server()?;
-        let link = Link::to(server.port())?;
-        link.delay(delay);
-        let start = |mut command: Command| {
-            if !delay.is_zero() {
-                command.env("NATS_URL", link.url());
-            }
-            start(&mut command)
-        };
-        let quiet = || {
-            let mut command = server.command(&log_worker);
-            command.arg("--quiet");
-            command
-        };
-        let mut ending = start(match WAYS[way] {
-            KILL => server.command(&log_worker),
-            FIRST => server.command(&first),
-            SERVICE => quiet(),
-            way => stage.part(&server, &[WORKER, way]),
-        })?;
-        let mut staying = [start(quiet())?, start(quiet())?];
-        server.wait_for_subscriptions(SUBJECT, 3)?;
-        let mut command = server.command(&publisher);
-        let mut publishing =
-            Program::spawn(command.args(["--count", &STOPPED.to_string()]))?.quiet();
-        server.monitor_until("/varz", |varz| {
-            varz["in_msgs"].as_u64() > Some(u64::from(STOPPED / 4))
-        })?;
-        let mut handled = match WAYS[way] {
-            KILL => printed_until(&mut ending, Signal::KILL)?,
-            FIRST => printed_until(&mut ending, Signal::TERM)?,
-            _ => stop(&mut ending)?.0,
-        };
-        publishing.wait()?;
-        for worker in &mut staying {
-            handled += stop(worker)?.0;
+fn lost(stage: &Stage, way: usize, delay: Duration) -> Result<Vec<f64>> {
+    let server = Stage::server()?;
+    let link = Link::to(server.port())?;
+    link.delay(delay);
+    let start = |mut command: Command| {
+        if !delay.is_zero() {
+            command.env("NATS_URL", link.url());
         }
-        Ok(vec![f64::from(STOPPED) - handled])
+        start(&mut command)
+    };
+    let log_worker = stage.program("log-worker")?;
+    let quiet = || {
+        let mut command = server.command(&log_worker);
+        command.arg("--quiet");
+        command
+    };
+    let mut ending = start(match WAYS[way] {
+        KILL => server.command(&log_worker),
+        FIRST => server.command(stage.example("first-log-worker")?),
+        SERVICE => quiet(),
+        way => stage.part(&server, &[WORKER, way]),
     })?;
-    Ok(table(&title, "lost", &WAYS, &samples))
+    let mut staying = [start(quiet())?, start(quiet())?];
+    server.wait_for_subscriptions(SUBJECT, 3)?;
+    let mut publisher = server.command(stage.program("log-publisher")?);
+    publisher.args(["--count", &STOPPED.to_string()]);
+    let mut publishing = Program::spawn(&mut publisher)?.quiet();
+    server.monitor_until("/varz", |varz| varz["in_msgs"].as_u64() > Some((STOPPED / 4).into()))?;
+    let mut handled = match WAYS[way] {
+        KILL => printed_until(&mut ending, Signal::KILL)?,
+        FIRST => printed_until(&mut ending, Signal::TERM)?,
+        _ => stop(&mut ending)?.0,
+    };
+    publishing.wait()?;
+    for worker in &mut staying {
+        handled += stop(worker)?.0;
+    }
+    Ok(vec![f64::from(STOPPED) - handled])
 }
 
 /// Ends a worker by a signal that it does not handle: how many messages it has printed.

@@ -42,7 +42,7 @@ impl Table {
         let first = column(0);
         self.rows.push(Row {
             name: name.to_owned(),
-            medians: (0..self.columns.len()).map(|at| median(&column(at))).collect(),
+            medians: (0..self.columns.len()).map(|at| sorted_median(&column(at))).collect(),
             spread: [first[0], first[first.len() - 1]],
         });
     }
@@ -106,7 +106,7 @@ impl fmt::Display for Table {
 }
 
 /// The middle of sorted figures.
-fn median(sorted: &[f64]) -> f64 {
+pub fn sorted_median(sorted: &[f64]) -> f64 {
     let middle = sorted.len() / 2;
     if sorted.len() % 2 == 1 {
         sorted[middle]

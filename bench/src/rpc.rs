@@ -26,6 +26,7 @@ use testkit::{Link, Program, Server, Signal};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::Step;
+use crate::plot::{Axis, Panel, Plot};
 use crate::report::Table;
 use crate::stage::{self, Stage, figure, last_line};
 
@@ -52,6 +53,8 @@ const WAYS: [(&str, &str); 5] = [
 ];
 /// `math-server` with nothing but the client library.
 const DRAINING: &str = "draining-server";
+/// Requests in flight, for the plot.
+const IN_FLIGHT: [u32; 9] = [1, 2, 4, 8, 16, 32, 64, 128, 256];
 const NEAR: Duration = Duration::ZERO;
 /// How far away the servers are, in each direction.
 const FAR: Duration = Duration::from_millis(20);
@@ -68,43 +71,73 @@ pub const STEPS: &[Step] = &[
 
 fn requests(stage: &Stage, title: &str, count: u32, concurrency: u32) -> Result<Table> {
     let server = Stage::server()?;
-    let math_client = stage.program("rpc", "math-client")?;
-    let (count, concurrency) = (count.to_string(), concurrency.to_string());
     let samples = stage.in_turns(title, &CONTENDERS, |contender| {
-        let (mut answering, mut asking) = match contender {
-            0 => {
-                let mut http = Program::spawn(&mut stage.part(&server, &["http-server"]))?.quiet();
-                let address = http.expect("127.0.0.1:")?;
-                (http, stage.part(&server, &["http-client", &address]))
-            }
-            1 => (
-                answering(&mut program(stage, &server, "first-math-server")?)?,
-                stage.part(&server, &["nats-client"]),
-            ),
-            _ => {
-                let bin = ["math-server", "math-service"][contender - 2];
-                let mut client = server.command(&math_client);
-                client.args(["17", "25", "--quiet", "--count", &count]);
-                client.args(["--concurrency", &concurrency]);
-                (answering(&mut program(stage, &server, bin)?)?, client)
-            }
-        };
-        if contender < 2 {
-            asking.args([&count, &concurrency]);
-        }
-        let line = last_line(&mut asking)?;
-        answering.kill()?;
-        Ok(vec![
-            figure(&line, "(", "/s)")?,
-            figure(&line, "p50 ", " µs")?,
-            figure(&line, "p99 ", " µs")?,
-        ])
+        ask(stage, &server, contender, count, concurrency)
     })?;
     let mut table = Table::new(&format!("{title} ({count})"), &["requests/s", "p50 µs", "p99 µs"]);
     for (name, samples) in CONTENDERS.iter().zip(&samples) {
         table.row(name, samples);
     }
     Ok(table)
+}
+
+/// Rate and latency over the number of requests in flight.
+///
+/// # Errors
+///
+/// If a program fails.
+pub fn plot(stage: &Stage) -> Result<Plot> {
+    let title = "A sum by NATS and by HTTP";
+    let server = Stage::server()?;
+    let columns = stage.sweep(title, &CONTENDERS[..3], &IN_FLIGHT, |contender, in_flight| {
+        ask(stage, &server, contender, 10_000 * in_flight.min(10), in_flight)
+    })?;
+    let y = [Axis::linear("requests a second"), Axis::logarithmic("latency, µs (p50)")];
+    let panels = columns.into_iter().zip(y).map(|(lines, y)| Panel {
+        x: Axis::logarithmic("requests in flight"),
+        y,
+        lines,
+    });
+    Ok(Plot { title: title.into(), panels: panels.collect() })
+}
+
+/// Rate, median and 99th percentile (µs) of requests to one server.
+fn ask(
+    stage: &Stage,
+    server: &Server,
+    contender: usize,
+    count: u32,
+    concurrency: u32,
+) -> Result<Vec<f64>> {
+    let (count, concurrency) = (count.to_string(), concurrency.to_string());
+    let (mut answering, mut asking) = match contender {
+        0 => {
+            let mut http = Program::spawn(&mut stage.part(server, &["http-server"]))?.quiet();
+            let address = http.expect("127.0.0.1:")?;
+            (http, stage.part(server, &["http-client", &address]))
+        }
+        1 => (
+            answering(&mut program(stage, server, "first-math-server")?)?,
+            stage.part(server, &["nats-client"]),
+        ),
+        _ => {
+            let bin = ["math-server", "math-service"][contender - 2];
+            let mut client = program(stage, server, "math-client")?;
+            client.args(["17", "25", "--quiet", "--count", &count]);
+            client.args(["--concurrency", &concurrency]);
+            (answering(&mut program(stage, server, bin)?)?, client)
+        }
+    };
+    if contender < 2 {
+        asking.args([&count, &concurrency]);
+    }
+    let line = last_line(&mut asking)?;
+    answering.kill()?;
+    Ok(vec![
+        figure(&line, "(", "/s)")?,
+        figure(&line, "p50 ", " µs")?,
+        figure(&line, "p99 ", " µs")?,
+    ])
 }
 
 /// Requests that got no reply while each of two servers was stopped and started again.
@@ -159,8 +192,8 @@ fn goes_on(server: &Server) -> Result<()> {
 /// A program or an example of the experiment.
 fn program(stage: &Stage, server: &Server, name: &str) -> Result<Command> {
     let path = match name {
-        "first-math-server" | "service-api" => stage.example("rpc", name)?,
-        name => stage.program("rpc", name)?,
+        "first-math-server" | "service-api" => stage.example(name)?,
+        name => stage.program(name)?,
     };
     Ok(server.command(path))
 }

@@ -49,8 +49,8 @@ const ROWS: [(&str, Option<&str>, [&str; 2]); 6] = [
 ///
 /// If a part fails.
 pub fn bench(stage: &Stage) -> Result<Vec<Table>> {
-    let math_server = stage.program("rpc", "math-server")?;
-    let math_client = stage.program("rpc", "math-client")?;
+    let math_server = stage.program("math-server")?;
+    let math_client = stage.program("math-client")?;
     let title = format!("Requests one by one beside a flood in another account ({REQUESTS})");
     let names = ROWS.map(|(name, ..)| name);
     let samples = stage.in_turns(&title, &names, |row| {

@@ -12,6 +12,8 @@ use testkit::{Program, Server};
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::plot::{Line, Point};
+
 /// The first argument of a process that is a part of a measurement.
 pub const PART: &str = "part";
 
@@ -49,44 +51,36 @@ impl Stage {
         Ok(Server::options().no_jetstream().start()?.quiet())
     }
 
-    /// The program `bin` of `package`, as a release build.
-    ///
-    /// # Errors
-    ///
-    /// Where it does not build.
-    pub fn program(&self, package: &str, bin: &str) -> Result<PathBuf> {
-        self.build(package)?;
-        Ok(self.own.with_file_name(bin))
-    }
-
-    /// The example `name` of `package`, a first version, as a release build.
+    /// The program `bin` of an experiment, as a release build.
     ///
     /// # Errors
     ///
     /// If it does not build.
-    pub fn example(&self, package: &str, name: &str) -> Result<PathBuf> {
-        self.build(package)?;
+    pub fn program(&self, bin: &str) -> Result<PathBuf> {
+        self.build("--bin", bin)?;
+        Ok(self.own.with_file_name(bin))
+    }
+
+    /// The example `name` of an experiment, a first version, as a release build.
+    ///
+    /// # Errors
+    ///
+    /// If it does not build.
+    pub fn example(&self, name: &str) -> Result<PathBuf> {
+        self.build("--example", name)?;
         Ok(self.own.with_file_name("examples").join(name))
     }
 
-    /// Builds the programs and examples of `package`.
-    fn build(&self, package: &str) -> Result<()> {
-        if self.built.borrow_mut().insert(package.to_owned()) {
-            Self::progress(&format!("building {package}"));
+    fn build(&self, kind: &str, name: &str) -> Result<()> {
+        if self.built.borrow_mut().insert(name.to_owned()) {
+            Self::progress(&format!("building {name}"));
             let built = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
-                .args([
-                    "build",
-                    "--quiet",
-                    "--release",
-                    "--bins",
-                    "--examples",
-                    "--package",
-                    package,
-                ])
+                // Always the workspace as a whole, whose programs share their libraries.
+                .args(["build", "--quiet", "--release", "--workspace", kind, name])
                 .current_dir(env!("CARGO_MANIFEST_DIR"))
                 .status()
                 .context("cannot run cargo")?;
-            ensure!(built.success(), "{package} does not build");
+            ensure!(built.success(), "{name} does not build");
         }
         Ok(())
     }
@@ -120,6 +114,37 @@ impl Stage {
         }
         Self::progress("");
         Ok(samples)
+    }
+
+    /// Measures each of `lines` at each of `xs`, in turns. It returns the lines of a panel for each
+    /// figure that `measure` returns.
+    ///
+    /// # Errors
+    ///
+    /// The first of `measure`.
+    pub fn sweep(
+        &self,
+        title: &str,
+        lines: &[&str],
+        xs: &[u32],
+        mut measure: impl FnMut(usize, u32) -> Result<Vec<f64>>,
+    ) -> Result<Vec<Vec<Line>>> {
+        let names: Vec<String> =
+            lines.iter().flat_map(|line| xs.iter().map(move |x| format!("{line}, {x}"))).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let samples =
+            self.in_turns(title, &names, |at| measure(at / xs.len(), xs[at % xs.len()]))?;
+        let line = |(at, name): (usize, &&str), figure: usize| {
+            let runs = &samples[at * xs.len()..][..xs.len()];
+            let points = xs.iter().zip(runs).map(|(&x, runs)| {
+                Point::new(x.into(), runs.iter().map(|figures| figures[figure]).collect())
+            });
+            Line { name: (*name).to_owned(), points: points.collect() }
+        };
+        let figures = 0..samples[0][0].len();
+        Ok(figures
+            .map(|figure| lines.iter().enumerate().map(|at| line(at, figure)).collect())
+            .collect())
     }
 
     /// Says on stderr what is going on: on a terminal in one line that is written again and again.

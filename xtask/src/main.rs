@@ -76,7 +76,7 @@ enum Task {
     },
     /// Measures the number behind each key insight, in a release build
     Bench {
-        /// Arguments of the benchmark: names of experiments, --json; see --help
+        /// Arguments of the benchmark: names of experiments, --json, --plots; see --help
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },

@@ -101,9 +101,13 @@ pub fn executables(build: &mut Command) -> Result<Option<HashMap<String, PathBuf
 
 /// Runs the benchmarks.
 pub fn bench(args: &[String]) -> Result<()> {
-    let mut bench = cargo();
-    bench.args(["run", "--quiet", "--release", "--package", "bench", "--"]).args(args);
-    ensure!(bench.status().context("cannot run cargo")?.success(), "the benchmark failed");
+    let mut build = cargo();
+    // Of the whole workspace, as the programs that it measures: they share their libraries.
+    build.args(["build", "--release", "--workspace", "--bin", "bench"]);
+    build.arg("--message-format=json-render-diagnostics");
+    let programs = executables(&mut build)?.context("the build failed")?;
+    let mut bench = Command::new(programs.get("bench").context("there is no benchmark")?);
+    ensure!(bench.args(args).status()?.success(), "the benchmark failed");
     Ok(())
 }
 
