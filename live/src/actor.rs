@@ -118,6 +118,13 @@ impl Actor {
         stdout.iter().any(|line| line.contains(text))
     }
 
+    /// Removes the lines of earlier processes, if none runs.
+    pub fn clear_lines(&self) {
+        if !self.is_running() {
+            self.board.with(self.role.scene, |scene| scene.desk.clear_lines(self.role.id));
+        }
+    }
+
     /// Starts it, with further arguments.
     ///
     /// # Errors
@@ -199,7 +206,7 @@ impl Actor {
         Ok(())
     }
 
-    /// Makes it the other version: at once if it runs, or with its next start.
+    /// Makes it the other version: at once if it runs and is no tool, or with its next start.
     ///
     /// # Errors
     ///
@@ -207,7 +214,8 @@ impl Actor {
     pub fn toggle(&mut self) -> Result<()> {
         ensure!(self.role.first.is_some(), "{} has one version only", self.role.id);
         self.first = !self.first;
-        if self.is_running() {
+        // A tool was started with arguments of the other version.
+        if self.is_running() && self.role.life != Life::Tool {
             self.restart()?;
         }
         self.show("");
@@ -243,6 +251,7 @@ impl Actor {
             }
             let ended = program.wait();
             self.program = None;
+            self.wanted &= matches!(self.role.life, Life::Again(_));
             let status = ended.as_ref().map_or_else(ToString::to_string, |it| words(it.status));
             let success = ended.is_ok_and(|ended| ended.success());
             let end = End { cause: self.cause, status, success };

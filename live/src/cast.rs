@@ -48,6 +48,33 @@ pub struct Role {
     pub life: Life,
 }
 
+/// What a button of a scene does.
+#[derive(Clone, Copy, Debug)]
+pub enum Deed {
+    /// Starts one more program.
+    More,
+    /// This page publishes `not json` on a subject.
+    Bad(&'static str),
+    /// This page publishes on `hello` as strangers may, or no more.
+    Strangers,
+    /// Full load for the workers, or calm again.
+    Load,
+    /// Stops each math-server and starts it again.
+    Rolling,
+    /// Deletes the stream of orders; the next one is in the other kind of storage.
+    Storage,
+    /// Runs a tool, once with each of these arguments. Its first version has others, and cannot do it
+    /// if there are none.
+    Tool {
+        /// The role's name.
+        id: &'static str,
+        /// The arguments of each run.
+        service: &'static [&'static [&'static str]],
+        /// Those of the first version.
+        first: &'static [&'static [&'static str]],
+    },
+}
+
 /// A button of a scene.
 #[derive(Debug)]
 pub struct Action {
@@ -57,6 +84,8 @@ pub struct Action {
     pub label: &'static str,
     /// What it does, in a sentence.
     pub title: &'static str,
+    /// The same for the program.
+    pub deed: Deed,
 }
 
 /// A scene: one experiment.
@@ -72,11 +101,28 @@ pub struct Plan {
     pub hint: &'static str,
 }
 
-const fn action(id: &'static str, label: &'static str, title: &'static str) -> Action {
-    Action { id, label, title }
+const fn action(id: &'static str, label: &'static str, title: &'static str, deed: Deed) -> Action {
+    Action { id, label, title, deed }
 }
 
-const MORE: Action = action("more", "One more", "Starts one more of them");
+const fn bad(label: &'static str, title: &'static str, subject: &'static str) -> Action {
+    action("bad", label, title, Deed::Bad(subject))
+}
+
+/// The arguments of one run, or of several.
+type Runs = &'static [&'static [&'static str]];
+
+const fn tool(id: &'static str, service: Runs, first: Runs) -> Deed {
+    Deed::Tool { id, service, first }
+}
+
+/// The arguments of `job-submit email`.
+const EMAIL: &[&str] = &["email"];
+
+/// A tool whose first version takes the same arguments.
+const fn submit(args: Runs) -> Deed {
+    tool("job-submit", args, args)
+}
 
 /// The scenes, in the order of the lessons.
 pub const PLANS: [Plan; 7] = [
@@ -85,28 +131,30 @@ pub const PLANS: [Plan; 7] = [
         legend: &[("message", "a message on hello"), ("ack", "a stranger's message on hello")],
         actions: &[action(
             "strangers",
-            "Strangers on or off",
+            "Strangers",
             "This page publishes on hello, too, thousands of times a second, as strangers may on a \
              public server",
+            Deed::Strangers,
         )],
-        hint: "Let strangers in, then choose the first version and wait some seconds: it prints the \
+        hint: "Let strangers in, then choose the first version and wait up to a minute: it prints the \
                first message that comes, also one that another program has sent.",
     },
     Plan {
         id: "queue-groups",
         legend: &[("message", "a log entry"), ("bad", "a message that is no log entry")],
         actions: &[
-            action("more", "One more worker", "Starts one more log-worker"),
-            action(
-                "bad",
+            action("more", "One more worker", "Starts one more log-worker", Deed::More),
+            bad(
                 "Publish a bad message",
                 "This page publishes `not json` on logs.process",
+                "logs.process",
             ),
             action(
                 "full",
-                "5,000/s or calm",
-                "Full load: 1,250 entries four times a second, and workers without work. Calm: 300 \
-                 entries every 2 s, and 10 ms of work on each",
+                "5,000/s",
+                "Full load: 1,250 entries four times a second, and workers without work. Otherwise \
+                 300 entries every 2 s, and 10 ms of work on each",
+                Deed::Load,
             ),
         ],
         hint: "Kill a worker while its bar is long: what it had received is gone. Stop it: a \
@@ -116,13 +164,14 @@ pub const PLANS: [Plan; 7] = [
         id: "rpc",
         legend: &[("message", "a request"), ("reply", "a reply"), ("bad", "an error reply")],
         actions: &[
-            action("more", "One more server", "Starts one more math-server"),
+            action("more", "One more server", "Starts one more math-server", Deed::More),
             action(
                 "rolling",
                 "Rolling restart",
                 "Stops each running server with SIGTERM, and starts it again, one after another",
+                Deed::Rolling,
             ),
-            action("bad", "Send a bad request", "This page sends `not json` to math.sum"),
+            bad("Send a bad request", "This page sends `not json` to math.sum", "math.sum"),
         ],
         hint: "A rolling restart of services costs no request its reply. Try it with first \
                versions.",
@@ -136,36 +185,56 @@ pub const PLANS: [Plan; 7] = [
             ("bad", "a message that is no order"),
         ],
         actions: &[
-            action("more", "One more consumer", "Starts one more order-consumer"),
-            action(
-                "bad",
+            action("more", "One more consumer", "Starts one more order-consumer", Deed::More),
+            bad(
                 "Publish a bad order",
                 "This page publishes `not json` on orders.created",
+                "orders.created",
             ),
             action(
                 "storage",
-                "New stream: file or memory",
-                "Deletes the stream; order-publisher makes it again, in the other kind of storage",
+                "Stream in memory",
+                "Deletes the stream; order-publisher makes it again, in memory or in a file",
+                Deed::Storage,
             ),
         ],
-        hint: "Stop all consumers, wait, start one: the orders are still there. Then kill \
-               nats-server, with the stream in a file and in memory.",
+        hint: "Kill a consumer: what it has not acknowledged is delivered again. Stop all of them, \
+               wait, start one: the orders are still there. Then kill nats-server, with the stream \
+               in a file and in memory.",
     },
     Plan {
         id: "kv",
         legend: &[("message", "a value of the switch")],
         actions: &[
-            action("on", "Maintenance on", "Runs `config-admin set true`"),
-            action("off", "Maintenance off", "Runs `config-admin set false`"),
+            action(
+                "on",
+                "Maintenance on",
+                "Runs `config-admin set true`",
+                tool("config-admin", &[&["set", "true"]], &[]),
+            ),
+            action(
+                "off",
+                "Maintenance off",
+                "Runs `config-admin set false`",
+                tool("config-admin", &[&["set", "false"]], &[]),
+            ),
+            action(
+                "turn",
+                "On and off, five times",
+                "Runs `config-admin`, or its first version: ten changes, one a second",
+                tool("config-admin", &[&["--cycles", "5"]], &[&[]]),
+            ),
             action(
                 "delete",
                 "Delete the bucket",
                 "Runs the example delete-bucket: the next switch makes a new bucket, which counts \
                  from 1",
+                tool("delete-bucket", &[&[]], &[]),
             ),
         ],
         hint: "Switch six times, delete the bucket, and switch again, with one shop as the first \
-               version: its watch waits for a number that the new bucket has not reached. It is deaf.",
+               version: its watch waits for a number that the new bucket has not reached. It is deaf. \
+               With config-admin as the first version: stop it halfway, and the shops stay closed.",
     },
     Plan {
         id: "mqtt-bridge",
@@ -175,9 +244,31 @@ pub const PLANS: [Plan; 7] = [
             ("bad", "a message that is no reading"),
         ],
         actions: &[
-            action("bad", "Publish a bad reading", "This page publishes `not json` on device.temp"),
-            action("fast", "Faster", "Runs `device-admin interval`: 50 ms for both sensors"),
-            action("calm", "Slower", "Runs `device-admin interval`: 500 ms for both sensors"),
+            bad(
+                "Publish a bad reading",
+                "This page publishes `not json` on device.temp",
+                "device.temp",
+            ),
+            action(
+                "fast",
+                "Faster",
+                "Runs `device-admin interval`: 50 ms for both sensors",
+                tool(
+                    "device-admin",
+                    &[&["interval", "sensor-0", "50ms"], &["interval", "sensor-1", "50ms"]],
+                    &[],
+                ),
+            ),
+            action(
+                "calm",
+                "Slower",
+                "Runs `device-admin interval`: 500 ms for both sensors",
+                tool(
+                    "device-admin",
+                    &[&["interval", "sensor-0", "500ms"], &["interval", "sensor-1", "500ms"]],
+                    &[],
+                ),
+            ),
         ],
         hint: "Cut the lines of both sensors, wait until they say that they have lost the \
                connection (10 s), and mend them: what QoS 0 sent meanwhile is missing, what QoS 1 \
@@ -192,15 +283,50 @@ pub const PLANS: [Plan; 7] = [
             ("bad", "a message that is no job"),
         ],
         actions: &[
-            MORE,
-            action("email", "20 emails", "Runs `job-submit email --count 20`"),
-            action("report", "A report", "Submits a report of 4 s"),
-            action("invoice", "5 invoices of ann", "Submits five invoices, which keep their order"),
-            action("flaky", "A flaky job", "Its service is away for 4 s: it is tried again"),
-            action("poison", "Poison", "Submits a job that kills its worker"),
-            action("bad", "A bad job", "Submits a job that can never succeed"),
-            action("later", "An email in 10 s", "nats-server holds it back"),
-            action("retry", "Retry all dead", "Runs `job-admin retry --all`"),
+            action("more", "One more worker", "Starts one more job-worker", Deed::More),
+            action(
+                "email",
+                "20 emails",
+                "Runs `job-submit email --count 20`; the first version once for each of them",
+                tool("job-submit", &[&["email", "--count", "20"]], &[EMAIL; 20]),
+            ),
+            action(
+                "report",
+                "A report",
+                "Submits a report that takes 4 s",
+                submit(&[&["report", r#"{"seconds": 4}"#]]),
+            ),
+            action(
+                "invoice",
+                "5 invoices of ann",
+                "Submits five invoices with one key: they keep their order",
+                tool("job-submit", &[&["invoice", "--key", "ann", "--count", "5"]], &[]),
+            ),
+            action(
+                "flaky",
+                "A flaky job",
+                "The service that it needs is away for 4 s: it is tried again",
+                submit(&[&["flaky", r#"{"away": 4}"#]]),
+            ),
+            action(
+                "poison",
+                "Poison",
+                "Submits a job that kills its worker",
+                submit(&[&["poison"]]),
+            ),
+            action("bad", "A bad job", "Submits a job that can never succeed", submit(&[&["bad"]])),
+            action(
+                "later",
+                "An email in 10 s",
+                "nats-server holds it back",
+                tool("job-submit", &[&["email", "--delay", "10s"]], &[]),
+            ),
+            action(
+                "retry",
+                "Retry all dead",
+                "Runs `job-admin retry --all`, or its first version",
+                tool("job-admin", &[&["retry", "--all"]], &[&[]]),
+            ),
         ],
         hint: "Submit emails, and kill a worker in the middle: its jobs come again after 5 s, and \
                each is done once. Poison ends as a dead letter.",
@@ -222,6 +348,20 @@ const fn left(
     first: Option<Run>,
 ) -> Role {
     Role { id, scene, left: true, service, first, protocol: NATS, delay, life }
+}
+
+/// A tool, without arguments: those come from the button that runs it.
+const fn left_tool(
+    scene: &'static str,
+    id: &'static str,
+    program: &'static str,
+    first: Option<&'static str>,
+) -> Role {
+    let first = match first {
+        Some(program) => Some(run(program, &[])),
+        None => None,
+    };
+    left(scene, id, 0, Life::Tool, run(program, &[]), first)
 }
 
 const fn right(
@@ -262,7 +402,8 @@ const fn sensor(id: &'static str, args: &'static [&'static str], first: Option<R
 
 const fn job_worker(id: &'static str, life: Life) -> Role {
     const ARGS: &[&str] = &["--db", "{db}", "--concurrency", "2", "--work", "500ms"];
-    right("jobs", id, life, run("job-worker", ARGS), None)
+    let first = Some(run("examples/first-job-worker", &[]));
+    right("jobs", id, life, run("job-worker", ARGS), first)
 }
 
 /// A count that no run reaches.
@@ -297,7 +438,7 @@ pub const ROLES: &[Role] = &[
         "math-client",
         10,
         Life::Again(500),
-        run("math-client", &["--count", FOR_EVER, "--concurrency", "4", "--quiet"]),
+        run("math-client", &["--count", FOR_EVER, "--concurrency", "4"]),
         Some(run("examples/first-math-client", &[])),
     ),
     math_server("math-server-1", Life::Lasting),
@@ -318,8 +459,8 @@ pub const ROLES: &[Role] = &[
     consumer("order-consumer-1", Life::Lasting),
     consumer("order-consumer-2", Life::Lasting),
     consumer("order-consumer-3", Life::Spare),
-    left("kv", "config-admin", 0, Life::Tool, run("config-admin", &[]), None),
-    left("kv", "delete-bucket", 0, Life::Tool, run("examples/delete-bucket", &[]), None),
+    left_tool("kv", "config-admin", "config-admin", Some("examples/first-config-admin")),
+    left_tool("kv", "delete-bucket", "examples/delete-bucket", None),
     shop("shop-1"),
     shop("shop-2"),
     shop("shop-3"),
@@ -329,7 +470,7 @@ pub const ROLES: &[Role] = &[
         &["--id", "sensor-1", "--qos", "1", "--interval", "250ms"],
         Some(run("examples/first-sensor", &[])),
     ),
-    left("mqtt-bridge", "device-admin", 0, Life::Tool, run("device-admin", &[]), None),
+    left_tool("mqtt-bridge", "device-admin", "device-admin", None),
     right(
         "mqtt-bridge",
         "backend",
@@ -338,8 +479,8 @@ pub const ROLES: &[Role] = &[
         Some(run("examples/first-backend", &[])),
     ),
     right("mqtt-bridge", "recorder", Life::Lasting, run("recorder", &[]), None),
-    left("jobs", "job-submit", 0, Life::Tool, run("job-submit", &[]), None),
-    left("jobs", "job-admin", 0, Life::Tool, run("job-admin", &[]), None),
+    left_tool("jobs", "job-submit", "job-submit", Some("examples/first-job-submit")),
+    left_tool("jobs", "job-admin", "job-admin", Some("examples/first-job-admin")),
     job_worker("job-worker-1", Life::Again(1_000)),
     job_worker("job-worker-2", Life::Again(1_000)),
     job_worker("job-worker-3", Life::Spare),

@@ -1,6 +1,6 @@
 //! What is known about a scene, in bounded memory: counts, the last lines, what was lost.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -50,6 +50,8 @@ impl View {
 #[derive(Debug)]
 pub struct Desk {
     views: BTreeMap<&'static str, View>,
+    /// The buttons of the scene that are switched on.
+    on: BTreeSet<&'static str>,
     /// Messages so far, by program, way and kind: each is a dot.
     flows: BTreeMap<String, u64>,
     /// Messages in each of the last seconds.
@@ -68,6 +70,7 @@ impl Default for Desk {
     fn default() -> Self {
         Self {
             views: BTreeMap::new(),
+            on: BTreeSet::new(),
             flows: BTreeMap::new(),
             rate: VecDeque::new(),
             second: (Instant::now(), 0),
@@ -103,6 +106,15 @@ impl Desk {
         self.views.values().any(|view| view.cut)
     }
 
+    /// Notes that a button of the scene is switched on, or off.
+    pub fn set(&mut self, action: &'static str, is_on: bool) {
+        if is_on {
+            self.on.insert(action);
+        } else {
+            self.on.remove(action);
+        }
+    }
+
     /// Counts a message that is drawn, of some kind.
     pub fn flow(&mut self, who: &str, message: &Message, kind: &str) {
         let way = if message.is_sent() { "out" } else { "in" };
@@ -134,6 +146,11 @@ impl Desk {
     /// Counts a message for the rate.
     pub fn beat(&mut self) {
         self.second.1 += 1;
+    }
+
+    /// Forgets the lines of a program's earlier process.
+    pub fn clear_lines(&mut self, id: &'static str) {
+        self.view(id).lines.clear();
     }
 
     /// Notes a line of a program.
@@ -186,6 +203,7 @@ impl Desk {
         for (id, view) in &self.views {
             sections.insert(format!("program:{id}"), view.json(&note(id)));
         }
+        sections.insert("on".into(), json!(self.on));
         sections.insert("flows".into(), json!(self.flows));
         sections.insert("rate".into(), json!(self.rate));
         sections.insert("events".into(), json!(self.events));

@@ -1,14 +1,14 @@
 //! What this page itself asks nats-server and hears from it.
 
 use std::collections::HashMap;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use async_nats::{Client, ConnectOptions, ServerAddr};
 use futures::StreamExt;
 use serde_json::Value;
+use tokio::task::AbortHandle;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use crate::board::Board;
@@ -25,14 +25,18 @@ const TIMEOUT: Duration = Duration::from_secs(1);
 const STRANGERS: (Duration, usize) = (Duration::from_millis(1), 10);
 
 /// Subjects that can be listened to without changing what the programs see.
-const LISTEN: [(&str, &str); 2] =
-    [("kv", "$KV.configs_playgrnd.>"), ("mqtt-bridge", "device.status.*")];
-/// Subjects that are listened to in addition if the lines of the programs are not seen. Not
-/// `math.sum`: a subscription there would keep nats-server from telling a requester that there is no
-/// server.
-const LISTEN_MORE: [(&str, &str); 5] = [
+const LISTEN: [(&str, &str); 3] = [
+    ("kv", "$KV.configs_playgrnd.>"),
+    ("mqtt-bridge", "device.status.*"),
+    ("jobs", "$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.jobs.*"),
+];
+/// Subjects that are listened to in addition if the lines of the programs are not seen. Replies, and
+/// not `math.sum`: a subscription there would keep nats-server from telling a requester that there
+/// is no server.
+const LISTEN_MORE: [(&str, &str); 6] = [
     ("hello", "hello"),
     ("queue-groups", "logs.process"),
+    ("rpc", "_INBOX.>"),
     ("jetstream", "orders.>"),
     ("mqtt-bridge", "device.temp"),
     ("jobs", "jobs.new.>"),
@@ -42,7 +46,8 @@ const LISTEN_MORE: [(&str, &str); 5] = [
 #[derive(Debug)]
 pub struct Observer {
     nats: Client,
-    strangers: AtomicBool,
+    /// The task that publishes as strangers, while it runs.
+    strangers: Mutex<Option<AbortHandle>>,
 }
 
 impl Observer {
@@ -62,7 +67,7 @@ impl Observer {
             options = options.user_and_password(user.into(), password.into());
         }
         let nats = options.connect(address).await.context("cannot connect")?;
-        let observer = Arc::new(Self { nats, strangers: AtomicBool::new(false) });
+        let observer = Arc::new(Self { nats, strangers: Mutex::default() });
         let more = if is_alone { &LISTEN_MORE[..] } else { &[] };
         for (scene, subject) in LISTEN.iter().chain(more) {
             observer.listen(scene, subject, board).await?;
@@ -116,21 +121,40 @@ impl Observer {
         board.with("jetstream", |scene| {
             scene.play.answered(&mut scene.desk, "deleted", &Value::Null);
         });
-        let delete = self.nats.request("$JS.API.STREAM.DELETE.playgrnd_stream", "".into());
-        timeout(TIMEOUT, delete).await.context("nats-server is away")??;
+        self.request("$JS.API.STREAM.DELETE.playgrnd_stream").await.map(|_| ())
+    }
+
+    /// Deletes the consumers of the job workers. The jobs stay in the stream.
+    ///
+    /// # Errors
+    ///
+    /// If nats-server does not answer.
+    pub async fn delete_job_consumers(&self) -> Result<()> {
+        let names = self.request("$JS.API.CONSUMER.NAMES.jobs").await?;
+        for name in names["consumers"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+            self.request(&format!("$JS.API.CONSUMER.DELETE.jobs.{name}")).await?;
+        }
         Ok(())
     }
 
-    /// Lets strangers publish on `hello`, or no more.
-    pub fn toggle_strangers(self: &Arc<Self>, board: &Arc<Board>) {
-        if self.strangers.fetch_xor(true, Ordering::Relaxed) {
-            return;
+    async fn request(&self, subject: &str) -> Result<Value> {
+        let answer = timeout(TIMEOUT, self.nats.request(subject.to_owned(), "".into())).await;
+        let answer = answer.context("nats-server is away")??;
+        Ok(serde_json::from_slice(&answer.payload)?)
+    }
+
+    /// Lets strangers publish on `hello`, or no more. Returns whether they do.
+    pub fn toggle_strangers(self: &Arc<Self>, board: &Arc<Board>) -> bool {
+        let mut strangers = self.strangers.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(task) = strangers.take() {
+            task.abort();
+            return false;
         }
         let (observer, board) = (Arc::clone(self), Arc::clone(board));
-        tokio::spawn(async move {
+        let task = tokio::spawn(async move {
             let mut ticks = interval(STRANGERS.0);
             ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
-            while observer.strangers.load(Ordering::Relaxed) {
+            loop {
                 ticks.tick().await;
                 for _ in 0..STRANGERS.1 {
                     let publish = async {
@@ -144,6 +168,8 @@ impl Observer {
                 }
             }
         });
+        *strangers = Some(task.abort_handle());
+        true
     }
 }
 

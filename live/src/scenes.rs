@@ -16,7 +16,7 @@ use std::time::Instant;
 use serde_json::{Value, json};
 
 use crate::cast::Plan;
-use crate::desk::Desk;
+use crate::desk::{Desk, grouped};
 use crate::wire::Message;
 
 /// Why a program has ended.
@@ -52,6 +52,25 @@ impl End {
             Cause::Itself => format!("{who} ended by itself ({})", self.status),
         }
     }
+}
+
+/// A name and a value.
+#[derive(Debug)]
+pub struct Counter {
+    name: &'static str,
+    value: String,
+    /// Whether it is known of the page's own programs only, and not of those on a server of one's own.
+    is_own: bool,
+}
+
+/// A count that is known of any programs.
+fn any(name: &'static str, count: u64) -> Counter {
+    Counter { name, value: grouped(count), is_own: false }
+}
+
+/// A count that is known of the page's own programs only.
+fn own(name: &'static str, count: u64) -> Counter {
+    Counter { name, value: grouped(count), is_own: true }
 }
 
 /// What is particular to a scene.
@@ -95,8 +114,8 @@ pub trait Play: Debug + Send {
         String::new()
     }
 
-    /// Names and values.
-    fn counters(&self, desk: &Desk) -> Vec<(&'static str, String)>;
+    /// What is counted.
+    fn counters(&self, desk: &Desk) -> Vec<Counter>;
 
     /// What the scene's own picture is drawn from.
     fn detail(&self, _desk: &Desk) -> Value {
@@ -134,7 +153,10 @@ impl Scene {
     pub fn sections(&self) -> BTreeMap<String, Value> {
         let mut sections = BTreeMap::new();
         self.desk.show(&mut sections, |id| self.play.note(id));
-        sections.insert("counters".into(), json!(self.play.counters(&self.desk)));
+        let counters = self.play.counters(&self.desk).into_iter();
+        let counters = counters.filter(|counter| !(counter.is_own && self.desk.is_alone));
+        let counters: Vec<_> = counters.map(|it| json!([it.name, it.value])).collect();
+        sections.insert("counters".into(), json!(counters));
         sections.insert("detail".into(), self.play.detail(&self.desk));
         sections
     }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ use testkit::Server;
 
 use crate::actor::Actor;
 use crate::board::Board;
-use crate::cast::{Life, ROLES};
+use crate::cast::{Life, ROLES, Role};
 use crate::scenes::Cause;
 use crate::wire::Protocol;
 
@@ -52,6 +52,8 @@ pub struct Stage {
     actors: Vec<Mutex<Actor>>,
     programs: HashMap<String, PathBuf>,
     mood: Mutex<Mood>,
+    /// Held during a change that takes a while.
+    change: Mutex<()>,
     board: Arc<Board>,
 }
 
@@ -67,7 +69,7 @@ impl Stage {
     /// If it cannot be started.
     pub fn new(programs: HashMap<String, PathBuf>, board: &Arc<Board>) -> Result<Self> {
         let server = Server::start()?.quiet();
-        let actor = |role: &'static crate::cast::Role| {
+        let actor = |role: &'static Role| {
             let port = match role.protocol {
                 Protocol::Nats => server.port(),
                 Protocol::Mqtt => server.mqtt_port(),
@@ -82,6 +84,7 @@ impl Stage {
             actors,
             programs,
             mood: Mutex::new(Mood { full: false, memory: false, database }),
+            change: Mutex::default(),
             board: Arc::clone(board),
         })
     }
@@ -109,7 +112,7 @@ impl Stage {
     /// If one of them was not built.
     pub fn begin(&self) -> Result<()> {
         // The bucket that shops of the first version expect.
-        self.tool("config-admin", &["set", "false"])?;
+        self.tool("config-admin", &[&["set", "false"]], &[])?;
         for is_left in [false, true] {
             for actor in &self.actors {
                 let mut actor = lock(actor);
@@ -155,9 +158,14 @@ impl Stage {
     /// If there is no such program or button, or it cannot be done now.
     pub fn press(&self, program: &str, button: &str) -> Result<()> {
         let mut actor = self.actor(program)?;
-        ensure!(actor.role.life != Life::Tool, "{program} is run by the buttons of its scene");
+        let is_run_elsewhere =
+            actor.role.life == Life::Tool && (button == "start" || actor.role.first.is_none());
+        ensure!(!is_run_elsewhere, "{program} is run by the buttons of its scene");
         match button {
-            "start" => self.start(&mut actor, &[]),
+            "start" => {
+                actor.clear_lines();
+                self.start(&mut actor, &[])
+            }
             "stop" => actor.end(Cause::Stopped),
             "kill" => actor.end(Cause::Killed),
             "version" => actor.toggle(),
@@ -208,31 +216,27 @@ impl Stage {
         bail!("all of them run")
     }
 
-    /// Runs a tool with fixed arguments.
+    /// Runs a tool, once with each of these arguments, and each time after an earlier run of it has
+    /// ended. Its first version gets those in `first`.
     ///
     /// # Errors
     ///
-    /// If it still runs.
-    pub fn tool(&self, id: &str, args: &[&str]) -> Result<()> {
-        self.start(&mut *self.actor(id)?, args)
-    }
-
-    /// Runs a tool with fixed arguments, after an earlier run of it has ended.
-    ///
-    /// # Errors
-    ///
-    /// If that takes too long.
-    pub async fn tool_when_idle(
-        self: &Arc<Self>,
-        id: &'static str,
-        args: &'static [&'static str],
-    ) -> Result<()> {
-        let stage = Arc::clone(self);
-        let run = move || {
-            wait_for(|| Ok(!stage.is_running(id)))?;
-            stage.tool(id, args)
-        };
-        tokio::task::spawn_blocking(run).await?
+    /// If the first version cannot do it, or an earlier run does not end.
+    pub fn tool(&self, id: &str, service: &[&[&str]], first: &[&[&str]]) -> Result<()> {
+        let runs = if self.actor(id)?.first { first } else { service };
+        ensure!(!runs.is_empty(), "the first version of {id} cannot do this");
+        for args in runs {
+            // Looked at and started under one lock: another button may wait for the same tool.
+            wait_for(|| {
+                let mut actor = self.actor(id)?;
+                let is_idle = !actor.is_running();
+                if is_idle {
+                    self.start(&mut actor, args)?;
+                }
+                Ok(is_idle)
+            })?;
+        }
+        Ok(())
     }
 
     /// Full load, or calm again. Workers that run get other work, so they are started again.
@@ -260,23 +264,70 @@ impl Stage {
         Ok(full)
     }
 
-    /// The other kind of storage for the stream of orders. The caller deletes the stream.
+    /// The other kind of storage for the stream of orders. `delete` deletes the stream while
+    /// order-publisher does not run: it would make the stream that it knows.
     ///
     /// # Errors
     ///
-    /// If order-publisher cannot be stopped.
-    pub fn toggle_storage(&self) -> Result<&'static str> {
-        let memory = {
-            let mut mood = lock(&self.mood);
-            mood.memory = !mood.memory;
-            mood.memory
-        };
-        // Killed: it would try to make the stream that it knows.
-        let mut publisher = self.actor("order-publisher")?;
-        if publisher.is_running() {
-            publisher.restart()?;
+    /// If the stream cannot be deleted.
+    pub fn toggle_storage(&self, delete: impl FnOnce() -> Result<()>) -> Result<bool> {
+        self.change(
+            |role| role.id == "order-publisher",
+            || {
+                delete()?;
+                let mut mood = lock(&self.mood);
+                mood.memory = !mood.memory;
+                Ok(mood.memory)
+            },
+        )
+    }
+
+    /// Makes all job workers the other version. `clear` deletes the consumers while none of them
+    /// runs: in a work queue those of one version would overlap with those of the other, and
+    /// nats-server refuses that.
+    ///
+    /// # Errors
+    ///
+    /// If the consumers cannot be deleted.
+    pub fn toggle_job_workers(&self, clear: impl FnOnce() -> Result<()>) -> Result<()> {
+        let is_worker = |role: &Role| role.scene == "jobs" && !role.left;
+        self.change(is_worker, || {
+            clear()?;
+            let workers = ROLES.iter().filter(|role| is_worker(role));
+            workers.into_iter().try_for_each(|role| self.actor(role.id)?.toggle())
+        })
+    }
+
+    /// Stops those of these programs that run, makes a change when they have ended, and starts them
+    /// again.
+    fn change<T>(
+        &self,
+        is_meant: impl Fn(&Role) -> bool,
+        change: impl FnOnce() -> Result<T>,
+    ) -> Result<T> {
+        let _alone = self.alone()?;
+        let mut stopped = Vec::new();
+        for actor in &self.actors {
+            let mut actor = lock(actor);
+            if is_meant(actor.role) && actor.end(Cause::Stopped).is_ok() {
+                stopped.push(actor.role.id);
+            }
         }
-        Ok(if memory { "memory" } else { "file" })
+        wait_for(|| Ok(!stopped.iter().any(|id| self.is_running(id))))?;
+        let changed = change();
+        for id in stopped {
+            self.start(&mut *self.actor(id)?, &[])?;
+        }
+        changed
+    }
+
+    /// One change that takes a while at a time.
+    fn alone(&self) -> Result<MutexGuard<'_, ()>> {
+        match self.change.try_lock() {
+            Err(TryLockError::WouldBlock) => bail!("the last change still goes on"),
+            Err(TryLockError::Poisoned(alone)) => Ok(alone.into_inner()),
+            Ok(alone) => Ok(alone),
+        }
     }
 
     /// Whether a program runs.
@@ -291,9 +342,8 @@ impl Stage {
     ///
     /// If none runs, or one does not come back.
     pub fn rolling_restart(&self) -> Result<()> {
-        let running = |role: &&crate::cast::Role| {
-            role.scene == "rpc" && !role.left && self.is_running(role.id)
-        };
+        let _alone = self.alone()?;
+        let running = |role: &&Role| role.scene == "rpc" && !role.left && self.is_running(role.id);
         let servers: Vec<_> = ROLES.iter().filter(running).map(|role| role.id).collect();
         ensure!(!servers.is_empty(), "no math-server runs");
         self.tell_rpc("rolling: begin", servers.len());

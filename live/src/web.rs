@@ -5,7 +5,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use axum::extract::{Path, Request, State};
 use axum::http::header::{CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST, ORIGIN};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
@@ -16,11 +16,12 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use futures::Stream;
 use serde_json::{Value, json};
+use tokio::runtime::Handle;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
 use crate::Lesson;
 use crate::board::Board;
-use crate::cast::{Action, Life, PLANS, Plan, ROLES};
+use crate::cast::{Action, Deed, Life, PLANS, Plan, ROLES};
 use crate::observe::Observer;
 use crate::stage::Stage;
 
@@ -61,6 +62,8 @@ impl App {
 pub fn router(app: Arc<App>) -> Router {
     Router::new()
         .route("/", get(page))
+        // A browser asks for it beside a page that is no HTML: the lesson.
+        .route("/favicon.ico", get(async || StatusCode::NO_CONTENT))
         .route("/token", get(token))
         .route("/events/{scene}", get(events))
         .route("/lesson/{scene}", get(lesson))
@@ -172,7 +175,18 @@ impl Told {
 /// What does not change: the programs, the buttons.
 fn plan(app: &App, plan: &Plan) -> Value {
     let has_programs = app.stage.is_some();
-    let action = |action: &Action| json!([action.id, action.label, action.title]);
+    let action = |action: &Action| {
+        let toggles = matches!(action.deed, Deed::Strangers | Deed::Load | Deed::Storage);
+        // The tool whose first version cannot do it.
+        let service_of = match action.deed {
+            Deed::Tool { id, first: [], .. } => id,
+            _ => "",
+        };
+        json!({
+            "id": action.id, "label": action.label, "title": action.title, "toggles": toggles,
+            "more": matches!(action.deed, Deed::More), "service_of": service_of,
+        })
+    };
     let actions: Vec<_> = plan.actions.iter().filter(|_| has_programs).map(action).collect();
     let roles = ROLES.iter().filter(|role| role.scene == plan.id && has_programs);
     let roles: Vec<_> = roles
@@ -180,7 +194,7 @@ fn plan(app: &App, plan: &Plan) -> Value {
             json!({
                 "id": role.id, "left": role.left, "versions": role.first.is_some(),
                 "tool": role.life == Life::Tool, "delay": role.delay,
-                "spare": role.life == Life::Spare,
+                "spare": role.life == Life::Spare, "again": matches!(role.life, Life::Again(_)),
                 "service": role.service.program,
                 "first": role.first.as_ref().map(|first| first.program),
             })
@@ -218,68 +232,41 @@ async fn act(app: &Arc<App>, scene: &str, target: &str, button: &str) -> Result<
         bail!("nothing was started here, so there is nothing to press");
     };
     let (target, button) = (target.to_owned(), button.to_owned());
+    let (observer, board) = (Arc::clone(&app.observer), Arc::clone(&app.board));
+    let runtime = Handle::current();
     if target != "scene" {
-        // These wait for processes.
-        return tokio::task::spawn_blocking(move || match target.as_str() {
+        return blocking(move || match target.as_str() {
             "server" => stage.press_server(&button),
+            program if program.starts_with("job-worker") && button == "version" => {
+                stage.toggle_job_workers(|| runtime.block_on(observer.delete_job_consumers()))
+            }
             program => stage.press(program, &button),
         })
-        .await?;
+        .await;
     }
-    ensure!(plan.actions.iter().any(|action| action.id == button), "there is no such button");
-    let (observer, board) = (&app.observer, &app.board);
-    let blocking = |act: fn(&Stage) -> Result<()>| {
-        let stage = Arc::clone(&stage);
-        tokio::task::spawn_blocking(move || act(&stage))
-    };
-    match (plan.id, button.as_str()) {
-        ("hello", _) => observer.toggle_strangers(board),
-        ("queue-groups", "bad") => observer.publish_bad(plan.id, "logs.process", board).await?,
-        ("rpc", "bad") => observer.publish_bad(plan.id, "math.sum", board).await?,
-        ("jetstream", "bad") => observer.publish_bad(plan.id, "orders.created", board).await?,
-        ("mqtt-bridge", "bad") => observer.publish_bad(plan.id, "device.temp", board).await?,
-        ("queue-groups", "full") => blocking(|stage| stage.toggle_load().map(|_| ())).await??,
-        ("rpc", "rolling") => blocking(Stage::rolling_restart).await??,
-        ("jetstream", "storage") => {
-            blocking(|stage| stage.toggle_storage().map(|_| ())).await??;
-            observer.delete_orders(board).await?;
+    let action = plan.actions.iter().find(|action| action.id == button);
+    let action = action.context("there is no such button")?;
+    let set = |is_on| app.board.with(plan.id, |scene| scene.desk.set(action.id, is_on));
+    match action.deed {
+        Deed::Strangers => set(observer.toggle_strangers(&board)),
+        Deed::Bad(subject) => observer.publish_bad(plan.id, subject, &board).await?,
+        Deed::More => blocking(move || stage.more(plan.id)).await?,
+        Deed::Load => set(blocking(move || stage.toggle_load()).await?),
+        Deed::Rolling => blocking(move || stage.rolling_restart()).await?,
+        Deed::Storage => {
+            let delete = move || runtime.block_on(observer.delete_orders(&board));
+            set(blocking(move || stage.toggle_storage(delete)).await?);
         }
-        ("mqtt-bridge", "fast" | "calm") => {
-            let commands: [&[&str]; 2] = if button == "fast" {
-                [&["interval", "sensor-0", "50ms"], &["interval", "sensor-1", "50ms"]]
-            } else {
-                [&["interval", "sensor-0", "500ms"], &["interval", "sensor-1", "500ms"]]
-            };
-            for command in commands {
-                stage.tool_when_idle("device-admin", command).await?;
-            }
-        }
-        (_, "more") => {
-            let scene = plan.id;
-            tokio::task::spawn_blocking(move || stage.more(scene)).await??;
-        }
-        _ => {
-            let (tool, args) = tool(plan.id, &button)?;
-            stage.tool_when_idle(tool, args).await?;
+        Deed::Tool { id, service, first } => {
+            blocking(move || stage.tool(id, service, first)).await?;
         }
     }
     Ok(())
 }
 
-/// The program that a button runs, and its arguments.
-fn tool(scene: &str, button: &str) -> Result<(&'static str, &'static [&'static str])> {
-    Ok(match (scene, button) {
-        ("kv", "on") => ("config-admin", &["set", "true"]),
-        ("kv", "off") => ("config-admin", &["set", "false"]),
-        ("kv", "delete") => ("delete-bucket", &[]),
-        ("jobs", "email") => ("job-submit", &["email", "--count", "20"]),
-        ("jobs", "report") => ("job-submit", &["report", r#"{"seconds": 4}"#]),
-        ("jobs", "invoice") => ("job-submit", &["invoice", "--key", "ann", "--count", "5"]),
-        ("jobs", "flaky") => ("job-submit", &["flaky", r#"{"away": 4}"#]),
-        ("jobs", "poison") => ("job-submit", &["poison"]),
-        ("jobs", "bad") => ("job-submit", &["bad"]),
-        ("jobs", "later") => ("job-submit", &["email", "--delay", "10s"]),
-        ("jobs", "retry") => ("job-admin", &["retry", "--all"]),
-        _ => bail!("there is no such button"),
-    })
+/// Runs what waits for processes on a thread of its own.
+async fn blocking<T: Send + 'static>(
+    act: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    tokio::task::spawn_blocking(act).await?
 }

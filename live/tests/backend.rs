@@ -3,7 +3,7 @@
 use std::fs;
 
 use anyhow::{Context, Result};
-use serde_json::Value;
+use serde_json::{Value, json};
 use testkit::Server;
 
 use crate::events::counter;
@@ -128,18 +128,41 @@ fn a_page_gets_all_sections_and_then_those_that_change() -> Result<()> {
 }
 
 #[test]
-fn a_server_of_ones_own_is_looked_at_and_nothing_is_started() -> Result<()> {
+fn a_server_of_ones_own_is_looked_at_in_each_scene_and_nothing_is_started() -> Result<()> {
     let server = Server::start()?;
     let backend = Backend::look_at(&server.url())?;
     let programs = backend.started()?;
     assert!(programs.is_empty(), "{programs:?}");
-    let mut events = backend.events("queue-groups")?;
-    let publisher = testkit::program("log-publisher");
-    let mut publisher = testkit::Program::spawn(&mut server.command(publisher))?;
-    publisher.wait()?;
-    events.until(|sections| counter(sections, "published") == Some(30))?;
-    let (status, body) = backend.press("queue-groups/server/kill")?;
-    assert_eq!(status, 409, "{body}");
+
+    let spawn = |name: &str, args: &[&str]| {
+        let mut command = server.command(testkit::program(name));
+        testkit::Program::spawn(command.args(args))
+    };
+    let mut math_server = spawn("math-server", &[])?;
+    math_server.expect("waiting")?;
+    for (scene, program, args, seen) in [
+        ("hello", "hello", &[][..], &[("messages of hello", "1")][..]),
+        ("queue-groups", "log-publisher", &[], &[("published", "30")]),
+        ("rpc", "math-client", &["--count", "5"], &[("replies", "5")]),
+        ("jetstream", "order-publisher", &[], &[("orders in it", "10"), ("stream", "in memory")]),
+        ("kv", "config-admin", &["set", "true"], &[("the switch", "on"), ("changes", "1")]),
+        ("mqtt-bridge", "sensor", &["--count", "3", "--interval", "10ms"], &[("readings", "3")]),
+        ("jobs", "job-submit", &["email", "--count", "4"], &[("in the queue", "4")]),
+    ] {
+        let mut events = backend.events(scene)?;
+        events.until(|sections| sections.contains_key("counters"))?;
+        let ended = spawn(program, args)?.wait()?;
+        assert!(ended.success(), "{program}: {ended:?}");
+        events.until(|sections| {
+            let counters = &sections["counters"];
+            let has = |pair| counters.as_array().is_some_and(|all| all.contains(&pair));
+            seen.iter().all(|(name, value)| has(json!([name, value])))
+        })?;
+        let plan = &events.sections["plan"];
+        assert_eq!((&plan["roles"], &plan["actions"]), (&json!([]), &json!([])), "{scene}");
+        let (status, body) = backend.press(&format!("{scene}/server/kill"))?;
+        assert_eq!(status, 409, "{body}");
+    }
     assert!(server.is_running());
     Ok(())
 }

@@ -39,6 +39,15 @@ pub enum Way {
     ToClient,
 }
 
+impl Way {
+    fn back(self) -> Self {
+        match self {
+            Self::ToServer => Self::ToClient,
+            Self::ToClient => Self::ToServer,
+        }
+    }
+}
+
 /// Called with the number of a connection and the bytes that one of its ends has sent, as they
 /// come: before they are delayed or held back. No bytes: that end sends no more.
 type Tap = dyn Fn(u64, Way, &[u8]) + Send + Sync;
@@ -64,8 +73,29 @@ struct Network {
     carried: u64,
     /// How many connections there were.
     accepted: u64,
-    /// Those that are open, by number: both ends, and how many of its two ways are open.
-    connections: BTreeMap<u64, ([TcpStream; 2], u8)>,
+    /// Those that are open, by number.
+    connections: BTreeMap<u64, Connection>,
+}
+
+#[derive(Debug)]
+struct Connection {
+    ends: [TcpStream; 2],
+    /// The ways on which bytes still go.
+    open: Vec<Way>,
+    /// The ways on which nothing more comes: the end that sent there has closed the connection.
+    closed: Vec<Way>,
+}
+
+impl Network {
+    /// Whether bytes that go this way are held back. Those for an end that has closed the connection
+    /// are not: they would wait, each connection with a thread, until the cut is over.
+    fn holds(&self, number: u64, way: Way) -> bool {
+        self.cut && !self.closed && !self.has_closed(number, way.back())
+    }
+
+    fn has_closed(&self, number: u64, way: Way) -> bool {
+        self.connections.get(&number).is_some_and(|it| it.closed.contains(&way))
+    }
 }
 
 impl State {
@@ -157,13 +187,17 @@ impl Link {
         self.state.lock().carried
     }
 
+    /// How many connections are open.
+    #[must_use]
+    pub fn connections(&self) -> usize {
+        self.state.lock().connections.len()
+    }
+
     /// Closes every connection; new ones are accepted.
     pub fn reset(&self) {
         self.state.change(|network| {
-            for (ends, _) in network.connections.values() {
-                for end in ends {
-                    let _ = end.shutdown(Shutdown::Both);
-                }
+            for end in network.connections.values().flat_map(|it| &it.ends) {
+                let _ = end.shutdown(Shutdown::Both);
             }
         });
     }
@@ -188,7 +222,8 @@ fn join(state: &Arc<State>, client: TcpStream, server: TcpStream) -> Result<()> 
         let mut network = state.lock();
         network.accepted += 1;
         let number = network.accepted;
-        network.connections.insert(number, (ends, 2));
+        let open = vec![Way::ToServer, Way::ToClient];
+        network.connections.insert(number, Connection { ends, open, closed: Vec::new() });
         number
     };
     let [to_client, to_server] = copies;
@@ -210,14 +245,19 @@ fn pump(state: &Arc<State>, (number, way): (u64, Way), mut from: TcpStream, to: 
         };
         read(&reading, &mut from, &sender, tap);
         tap(&[]);
+        reading.change(|network| {
+            if let Some(connection) = network.connections.get_mut(&number) {
+                connection.closed.push(way);
+            }
+        });
     });
     let writing = Arc::clone(state);
     thread::spawn(move || {
-        write(&writing, to, &receiver);
+        write(&writing, (number, way), to, &receiver);
         writing.change(|network| {
-            if let Some((_, open)) = network.connections.get_mut(&number) {
-                *open -= 1;
-                if *open == 0 {
+            if let Some(connection) = network.connections.get_mut(&number) {
+                connection.open.retain(|open| *open != way);
+                if connection.open.is_empty() {
                     network.connections.remove(&number);
                 }
             }
@@ -241,12 +281,21 @@ fn read(
     }
 }
 
-fn write(state: &State, mut to: TcpStream, from: &Receiver<(Instant, Vec<u8>)>) {
+fn write(
+    state: &State,
+    (number, way): (u64, Way),
+    mut to: TcpStream,
+    from: &Receiver<(Instant, Vec<u8>)>,
+) {
     for (due, bytes) in from {
         thread::sleep(due.saturating_duration_since(Instant::now()));
-        let network =
-            state.changed.wait_while(state.lock(), |network| network.cut && !network.closed);
-        network.unwrap_or_else(PoisonError::into_inner).carried += bytes.len() as u64;
+        let network = state.changed.wait_while(state.lock(), |network| network.holds(number, way));
+        let mut network = network.unwrap_or_else(PoisonError::into_inner);
+        if network.cut && network.has_closed(number, way.back()) {
+            break;
+        }
+        network.carried += bytes.len() as u64;
+        drop(network);
         if to.write_all(&bytes).is_err() {
             break;
         }

@@ -168,6 +168,29 @@ fn a_link_delays_and_stays_silent_when_it_is_cut() -> Result<()> {
 }
 
 #[test]
+fn a_cut_link_keeps_nothing_for_a_client_that_has_left() -> Result<()> {
+    let server = Server::start()?;
+    let link = Link::to(server.port())?;
+    link.cut();
+    let until = |count: usize| {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while link.connections() != count {
+            ensure!(Instant::now() < deadline, "{} connections", link.connections());
+            std::thread::yield_now();
+        }
+        anyhow::Ok(())
+    };
+    for _ in 0..20 {
+        // nats-server sends its INFO to each.
+        let client = TcpStream::connect(("127.0.0.1", link.port()))?;
+        until(1)?;
+        drop(client);
+        until(0)?;
+    }
+    Ok(())
+}
+
+#[test]
 fn a_program_shows_its_lines_and_its_end() -> Result<()> {
     let mut shell = Command::new("/bin/sh");
     shell.args([

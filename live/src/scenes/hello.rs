@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
-use super::{End, Play};
-use crate::desk::{Desk, grouped};
+use super::{Counter, End, Play, any, own};
+use crate::desk::Desk;
 use crate::wire::Message;
 
 const SUBJECT: &str = "hello";
@@ -12,6 +12,8 @@ const GREETING: &str = "Hello World!";
 /// The counts of the scene.
 #[derive(Debug, Default)]
 pub struct Hello {
+    /// Messages of `hello` itself.
+    sent: u64,
     runs: u64,
     own: u64,
     wrong: u64,
@@ -25,6 +27,7 @@ impl Play for Hello {
         if message.subject == SUBJECT {
             let is_own = message.payload == GREETING.as_bytes();
             desk.flow(who, message, if is_own { "message" } else { "ack" });
+            self.sent += u64::from(is_own && message.is_sent());
             desk.beat();
         }
     }
@@ -59,19 +62,25 @@ impl Play for Hello {
     }
 
     fn seen(&mut self, desk: &mut Desk, _subject: &str, payload: &[u8]) {
-        desk.elsewhere(if payload == GREETING.as_bytes() { "message" } else { "ack" });
+        let is_own = payload == GREETING.as_bytes();
+        *(if is_own { &mut self.sent } else { &mut self.strangers }) += 1;
+        desk.elsewhere(if is_own { "message" } else { "ack" });
     }
 
-    fn counters(&self, _desk: &Desk) -> Vec<(&'static str, String)> {
+    fn counters(&self, _desk: &Desk) -> Vec<Counter> {
         vec![
-            ("runs of hello", grouped(self.runs)),
-            ("own message printed", grouped(self.own)),
-            ("stranger's message printed", grouped(self.wrong)),
-            ("messages of strangers", grouped(self.strangers)),
+            own("runs of hello", self.runs),
+            any("messages of hello", self.sent),
+            own("own message printed", self.own),
+            own("stranger's message printed", self.wrong),
+            any("messages of strangers", self.strangers),
         ]
     }
 
-    fn detail(&self, _desk: &Desk) -> Value {
+    fn detail(&self, desk: &Desk) -> Value {
+        if desk.is_alone {
+            return Value::Null;
+        }
         json!({ "printed": self.printed, "is_own": self.printed == GREETING })
     }
 }

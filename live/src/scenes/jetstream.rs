@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, HashSet, VecDeque};
 
 use serde_json::{Value, json};
 
-use super::{End, Play, delivery};
-use crate::desk::{Desk, grouped, several};
+use super::{Counter, End, Play, any, delivery, own};
+use crate::desk::{Desk, several};
 use crate::wire::Message;
 
 const PUBLISHER: &str = "order-publisher";
@@ -220,26 +220,25 @@ impl Play for JetStream {
         desk.elsewhere("message");
     }
 
-    fn counters(&self, _desk: &Desk) -> Vec<(&'static str, String)> {
+    fn counters(&self, _desk: &Desk) -> Vec<Counter> {
         let stream = self.stream.as_ref();
+        let storage = stream.map(|stream| format!("in {}", stream.storage));
+        let storage = storage.unwrap_or_else(|| "there is none".into());
         vec![
-            (
-                "stream",
-                match stream {
-                    Some(stream) => format!("in {}", stream.storage),
-                    None => "there is none".into(),
-                },
-            ),
-            ("orders in it", grouped(stream.map_or(0, |stream| stream.messages))),
-            ("not delivered yet", grouped(self.pending)),
-            ("delivered, not acknowledged", grouped(self.unacknowledged)),
-            ("printed", grouped(self.printed)),
-            ("delivered again", grouped(self.again)),
-            ("printed twice", grouped(self.twice)),
+            Counter { name: "stream", value: storage, is_own: false },
+            any("orders in it", stream.map_or(0, |stream| stream.messages)),
+            any("not delivered yet", self.pending),
+            any("delivered, not acknowledged", self.unacknowledged),
+            own("printed", self.printed),
+            own("delivered again", self.again),
+            own("printed twice", self.twice),
         ]
     }
 
-    fn detail(&self, _desk: &Desk) -> Value {
+    fn detail(&self, desk: &Desk) -> Value {
+        if desk.is_alone {
+            return Value::Null;
+        }
         let (before, around, newest) = SHOWN;
         let from = self.floor.saturating_sub(before);
         let mut shown: Vec<_> = self.cells.range(from..).take(around).collect();

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use super::{End, Play, delivery};
-use crate::desk::{Desk, grouped, several};
+use super::{Counter, End, Play, any, delivery, own};
+use crate::desk::{Desk, several};
 use crate::wire::Message;
 
 const STREAM: &str = "$JS.API.STREAM.INFO.jobs";
@@ -30,6 +30,8 @@ struct Job {
     kind: String,
     by: &'static str,
     deliveries: u64,
+    /// Its number in the stream, once it was delivered.
+    number: u64,
     /// The higher, the later it has changed.
     at: u64,
 }
@@ -41,7 +43,6 @@ pub struct Jobs {
     changes: u64,
     submitted: u64,
     done: u64,
-    died: u64,
     again: u64,
     stored: u64,
     delayed: u64,
@@ -58,7 +59,7 @@ impl Jobs {
                 job.by = by;
             }
         } else {
-            let job = Job { state, kind: kind.into(), by, deliveries: 0, at };
+            let job = Job { state, kind: kind.into(), by, deliveries: 0, number: 0, at };
             self.known.insert(id.into(), job);
         }
         if self.known.len() > JOBS {
@@ -89,7 +90,7 @@ impl Play for Jobs {
                 self.set(&text("job_id"), &text("kind"), state, "");
             }
         } else if !message.is_sent()
-            && let Some((_, deliveries)) = delivery(&message.reply)
+            && let Some((number, deliveries)) = delivery(&message.reply)
         {
             let job = payload();
             let kind = if !job.is_object() {
@@ -104,7 +105,7 @@ impl Play for Jobs {
             if let Some(id) = job["job_id"].as_str() {
                 self.set(id, job["kind"].as_str().unwrap_or("?"), State::Running, who);
                 if let Some(job) = self.known.get_mut(id) {
-                    job.deliveries = deliveries;
+                    (job.deliveries, job.number) = (deliveries, number);
                 }
             }
         } else if message.is_sent() && message.subject.starts_with("$JS.ACK.") {
@@ -129,7 +130,6 @@ impl Play for Jobs {
             _ => return,
         };
         self.done += u64::from(state == State::Done);
-        self.died += u64::from(state == State::Dead);
         if self.known.contains_key(id) {
             self.set(id, "", state, who);
         }
@@ -175,24 +175,43 @@ impl Play for Jobs {
         }
     }
 
-    fn seen(&mut self, desk: &mut Desk, _subject: &str, _payload: &[u8]) {
-        desk.elsewhere("message");
+    fn seen(&mut self, desk: &mut Desk, subject: &str, payload: &[u8]) {
+        if !subject.starts_with("$JS.EVENT.") {
+            self.submitted += 1;
+            desk.elsewhere("message");
+            return;
+        }
+        // An advisory: no worker gets this job any more.
+        let advisory: Value = serde_json::from_slice(payload).unwrap_or_default();
+        let number = advisory["stream_seq"].as_u64().unwrap_or_default();
+        let job = self.known.iter().find(|(_, job)| job.number == number);
+        let which = job.map_or("a job".into(), |(id, job)| format!("{} {id}", job.kind));
+        desk.lose(
+            1,
+            &format!(
+                "{which} was delivered {} times, and nats-server offers it to no worker any more",
+                advisory["deliveries"].as_u64().unwrap_or_default()
+            ),
+        );
     }
 
-    fn counters(&self, _desk: &Desk) -> Vec<(&'static str, String)> {
+    fn counters(&self, _desk: &Desk) -> Vec<Counter> {
         let running = self.known.values().filter(|job| job.state == State::Running).count();
-        let running = running as u64;
         vec![
-            ("in the queue", grouped(self.stored)),
-            ("of them delayed", grouped(self.delayed)),
-            ("with a worker", grouped(running)),
-            ("dead letters", grouped(self.dead)),
-            ("done", grouped(self.done)),
-            ("delivered again", grouped(self.again)),
+            any("submitted", self.submitted),
+            any("in the queue", self.stored),
+            any("of them delayed", self.delayed),
+            any("dead letters", self.dead),
+            own("with a worker", running as u64),
+            own("done", self.done),
+            own("delivered again", self.again),
         ]
     }
 
-    fn detail(&self, _desk: &Desk) -> Value {
+    fn detail(&self, desk: &Desk) -> Value {
+        if desk.is_alone {
+            return Value::Null;
+        }
         let column = |state: State| {
             let mut jobs: Vec<_> =
                 self.known.iter().filter(|(_, job)| job.state == state).collect();

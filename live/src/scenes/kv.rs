@@ -5,12 +5,15 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::{End, Play};
-use crate::desk::{Desk, grouped};
+use super::{Cause, Counter, End, Play, any, own};
+use crate::desk::Desk;
 use crate::wire::Message;
 
+const ADMIN: &str = "config-admin";
 const KEY: &str = "$KV.configs_playgrnd.site_maintenance";
 const BUCKET: &str = "$JS.API.STREAM.INFO.KV_configs_playgrnd";
+/// By then this page has received what a program had written before its end.
+const SETTLED: Duration = Duration::from_millis(500);
 /// A shop that shows something else for this long is told of.
 const LATE: Duration = Duration::from_secs(3);
 
@@ -36,6 +39,8 @@ pub struct Kv {
     created: Option<String>,
     revision: u64,
     was_deleted: bool,
+    /// How config-admin was ended, and when.
+    ended: Option<(String, Instant)>,
 }
 
 impl Kv {
@@ -74,7 +79,9 @@ impl Play for Kv {
     }
 
     fn ended(&mut self, desk: &mut Desk, who: &'static str, end: &End) {
-        if who.starts_with("shop") || !end.success {
+        if who == ADMIN && end.cause != Cause::Itself {
+            self.ended = Some((end.sentence(who), Instant::now()));
+        } else if who.starts_with("shop") || !end.success {
             desk.say(&end.sentence(who));
         }
     }
@@ -109,6 +116,13 @@ impl Play for Kv {
 
     fn tick(&mut self, desk: &mut Desk, now: Instant) {
         let on = self.is_on();
+        if let Some((how, _)) = self.ended.take_if(|(_, at)| now.duration_since(*at) > SETTLED) {
+            if on {
+                desk.lose(1, &format!("{how}: the switch was left on, and the shops closed"));
+            } else {
+                desk.kept(&format!("{how}: the switch is off"));
+            }
+        }
         for (id, shop) in &mut self.shops {
             if !desk.runs(id) || shop.is_maintenance.unwrap_or(false) == on {
                 if std::mem::take(&mut shop.told) && desk.runs(id) {
@@ -130,8 +144,7 @@ impl Play for Kv {
         }
     }
 
-    fn counters(&self, desk: &Desk) -> Vec<(&'static str, String)> {
-        let took = self.shops.values().filter_map(|shop| shop.took).max();
+    fn counters(&self, desk: &Desk) -> Vec<Counter> {
         let deaf = self.shops.iter().filter(|(id, shop)| desk.runs(id) && shop.told).count();
         let switch = match (self.created.is_some(), self.switch) {
             (false, _) => "there is no bucket",
@@ -139,12 +152,14 @@ impl Play for Kv {
             (true, Some((true, _))) => "on",
             (true, Some((false, _))) => "off",
         };
+        let took = self.shops.values().filter_map(|shop| shop.took).max();
+        let took = took.map_or("–".into(), |took| format!("{} ms", took.as_millis()));
         vec![
-            ("the switch", switch.into()),
-            ("last revision", grouped(self.revision)),
-            ("changes", grouped(self.values)),
-            ("slowest shop", took.map_or("–".into(), |took| format!("{} ms", took.as_millis()))),
-            ("shops that are wrong", grouped(deaf as u64)),
+            Counter { name: "the switch", value: switch.into(), is_own: false },
+            any("last revision", self.revision),
+            any("changes", self.values),
+            Counter { name: "slowest shop", value: took, is_own: true },
+            own("shops that are wrong", deaf as u64),
         ]
     }
 

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::{End, Play};
+use super::{Counter, End, Play, any, own};
 use crate::desk::{Desk, grouped, several};
 use crate::wire::{Message, PUBACK};
 
@@ -35,6 +35,15 @@ struct Sensor {
 }
 
 impl Sensor {
+    /// Notes a reading that has left it.
+    fn has_sent(&mut self, reading: &Value) {
+        self.taken = self.taken.max(reading["seq"].as_u64().unwrap_or_default());
+        self.curve.extend(reading["celsius"].as_f64());
+        if self.curve.len() > CURVE {
+            self.curve.pop_front();
+        }
+    }
+
     /// Counts the readings that should be recorded by now and are not.
     fn missing(&mut self, now: Instant) -> u64 {
         self.past.push_back((now, self.taken));
@@ -57,10 +66,23 @@ pub struct Mqtt {
     sensors: BTreeMap<String, Sensor>,
     broken: Option<Instant>,
     is_down: bool,
+    readings: u64,
     bad: u64,
 }
 
 const SENSORS: [&str; 2] = ["sensor-0", "sensor-1"];
+/// Sensors of others, whose number is not known.
+const MOST_SENSORS: usize = 16;
+
+impl Mqtt {
+    /// The sensor of that id, in place of another one if there are too many.
+    fn sensor(&mut self, id: &str) -> &mut Sensor {
+        if self.sensors.len() >= MOST_SENSORS && !self.sensors.contains_key(id) {
+            self.sensors.pop_last();
+        }
+        self.sensors.entry(id.chars().take(64).collect()).or_default()
+    }
+}
 
 impl Play for Mqtt {
     fn message(&mut self, desk: &mut Desk, who: &'static str, message: &Message) {
@@ -79,12 +101,8 @@ impl Play for Mqtt {
         desk.flow(who, message, if reading.is_object() { "message" } else { "bad" });
         if message.is_sent() && SENSORS.contains(&who) {
             desk.beat();
-            let sensor = self.sensors.entry(who.into()).or_default();
-            sensor.taken = sensor.taken.max(reading["seq"].as_u64().unwrap_or_default());
-            sensor.curve.extend(reading["celsius"].as_f64());
-            if sensor.curve.len() > CURVE {
-                sensor.curve.pop_front();
-            }
+            self.readings += 1;
+            self.sensors.entry(who.into()).or_default().has_sent(&reading);
         }
     }
 
@@ -149,16 +167,20 @@ impl Play for Mqtt {
     fn seen(&mut self, desk: &mut Desk, subject: &str, payload: &[u8]) {
         if let Some(id) = subject.strip_prefix(STATUS) {
             let presence = String::from_utf8_lossy(payload).into_owned();
-            let sensor = self.sensors.entry(id.chars().take(64).collect()).or_default();
+            let sensor = self.sensor(id);
             if sensor.presence != presence {
                 desk.say(&format!("{id} is {presence}"));
                 sensor.presence = presence;
             }
-            while self.sensors.len() > 16 {
-                self.sensors.pop_last();
+        } else if desk.is_alone {
+            let reading: Value = serde_json::from_slice(payload).unwrap_or_default();
+            desk.elsewhere(if reading.is_object() { "message" } else { "bad" });
+            if let Some(id) = reading["sensor_id"].as_str() {
+                self.readings += 1;
+                let sensor = self.sensor(id);
+                sensor.count += 1;
+                sensor.has_sent(&reading);
             }
-        } else if subject == SUBJECT {
-            desk.elsewhere("message");
         }
     }
 
@@ -170,23 +192,26 @@ impl Play for Mqtt {
         }
     }
 
-    fn counters(&self, _desk: &Desk) -> Vec<(&'static str, String)> {
-        let of = |value: fn(&Sensor) -> u64| {
+    fn counters(&self, _desk: &Desk) -> Vec<Counter> {
+        let of = |name, value: fn(&Sensor) -> u64| {
             let values = SENSORS.map(|id| self.sensors.get(id).map_or(0, value));
-            format!("{} / {}", grouped(values[0]), grouped(values[1]))
+            let value = format!("{} / {}", grouped(values[0]), grouped(values[1]));
+            Counter { name, value, is_own: true }
         };
         vec![
-            ("QoS 0 / QoS 1: recorded", of(|sensor| sensor.count)),
-            ("printed by the backend", of(|sensor| sensor.printed)),
-            ("missing", of(|sensor| sensor.missing)),
-            ("bad, ignored or terminated", grouped(self.bad)),
+            any("readings", self.readings),
+            of("QoS 0 / QoS 1: recorded", |sensor| sensor.count),
+            of("printed by the backend", |sensor| sensor.printed),
+            of("missing", |sensor| sensor.missing),
+            own("bad, ignored or terminated", self.bad),
         ]
     }
 
-    fn detail(&self, _desk: &Desk) -> Value {
-        let sensors: Vec<_> = SENSORS
+    fn detail(&self, desk: &Desk) -> Value {
+        let sensors: Vec<_> = self
+            .sensors
             .iter()
-            .filter_map(|id| self.sensors.get(*id).map(|sensor| (id, sensor)))
+            .filter(|(id, _)| desk.is_alone || SENSORS.contains(&id.as_str()))
             .map(|(id, sensor)| {
                 json!({
                     "id": id, "presence": sensor.presence, "curve": sensor.curve,

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::{Cause, End, Play};
+use super::{Cause, Counter, End, Play, any, own};
 use crate::desk::{Desk, grouped, several};
 use crate::wire::Message;
 
@@ -172,6 +172,8 @@ impl Play for QueueGroups {
 
     fn note(&self, who: &str) -> String {
         match self.workers.get(who) {
+            // One that has ended before it had received anything says nothing.
+            Some(worker) if worker.received == 0 && worker.has_ended => String::new(),
             Some(worker) if who != "log-publisher" => format!(
                 "{} received, {} printed",
                 grouped(worker.received),
@@ -181,18 +183,20 @@ impl Play for QueueGroups {
         }
     }
 
-    fn counters(&self, _desk: &Desk) -> Vec<(&'static str, String)> {
-        let waiting: u64 = self.workers.values().map(Worker::waiting).sum();
+    fn counters(&self, _desk: &Desk) -> Vec<Counter> {
         vec![
-            ("published", grouped(self.published)),
-            ("printed by a worker", grouped(self.handled)),
-            ("waiting in workers", grouped(waiting)),
-            ("bad, skipped", grouped(self.skipped)),
-            ("gone", grouped(self.gone)),
+            any("published", self.published),
+            own("printed by a worker", self.handled),
+            own("waiting in workers", self.workers.values().map(Worker::waiting).sum()),
+            own("bad, skipped", self.skipped),
+            own("gone", self.gone),
         ]
     }
 
     fn detail(&self, desk: &Desk) -> Value {
+        if desk.is_alone {
+            return Value::Null;
+        }
         let workers = self.workers.iter().filter(|(id, _)| desk.runs(id));
         let bars: Vec<_> = workers
             .filter(|(id, _)| **id != "log-publisher")

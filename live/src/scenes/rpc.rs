@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::{Cause, End, Play};
+use super::{Cause, Counter, End, Play, any, own};
 use crate::desk::{Desk, grouped, several};
 use crate::wire::Message;
 
@@ -46,7 +46,7 @@ impl Rpc {
     fn begin(&mut self, what: String, is_over: bool) {
         let at = Instant::now();
         if let Some(incident) = &mut self.incident {
-            if incident.what != what && incident.what.len() < 120 {
+            if !incident.what.contains(&what) && incident.what.len() < 120 {
                 incident.what = format!("{}, {what}", incident.what);
             }
             (incident.at, incident.is_over) = (at, is_over);
@@ -155,9 +155,12 @@ impl Play for Rpc {
         }
     }
 
-    fn seen(&mut self, desk: &mut Desk, _subject: &str, _payload: &[u8]) {
-        self.replied += 1;
-        desk.elsewhere("reply");
+    fn seen(&mut self, desk: &mut Desk, _subject: &str, payload: &[u8]) {
+        // All kinds of answers come to an inbox.
+        if payload.starts_with(b"{\"result\":") {
+            self.replied += 1;
+            desk.elsewhere("reply");
+        }
     }
 
     fn note(&self, who: &str) -> String {
@@ -167,17 +170,20 @@ impl Play for Rpc {
         }
     }
 
-    fn counters(&self, _desk: &Desk) -> Vec<(&'static str, String)> {
+    fn counters(&self, _desk: &Desk) -> Vec<Counter> {
         vec![
-            ("requests", grouped(self.sent)),
-            ("replies", grouped(self.replied)),
-            ("in flight", grouped(self.open.len() as u64)),
-            ("refused at once: no server", grouped(self.refused)),
-            ("without a reply", grouped(self.lost)),
+            own("requests", self.sent),
+            any("replies", self.replied),
+            own("in flight", self.open.len() as u64),
+            own("refused at once: no server", self.refused),
+            own("without a reply", self.lost),
         ]
     }
 
-    fn detail(&self, _desk: &Desk) -> Value {
+    fn detail(&self, desk: &Desk) -> Value {
+        if desk.is_alone {
+            return Value::Null;
+        }
         json!({
             "bounds": BOUNDS, "histogram": self.histogram, "in_flight": self.open.len(),
             "rolling": self.rolling > 0,

@@ -15,13 +15,23 @@ pub struct Page {
 }
 
 impl Page {
-    /// Starts both, and waits until the scene is there.
+    /// Starts both, with programs, and waits until the scene is there.
     pub fn open(scene: &str) -> Result<Self> {
-        let backend = Backend::start()?;
+        Self::of(Backend::start()?, scene)
+    }
+
+    /// The page of a backend.
+    pub fn of(backend: Backend, scene: &str) -> Result<Self> {
         let browser = Browser::start(1280, 1400)?;
         let page = Self { backend, browser };
         page.show(scene)?;
         Ok(page)
+    }
+
+    /// Presses buttons, and fails if the page has then written to the console.
+    pub fn silently(self, act: impl FnOnce(&Self) -> Result<()>) -> Result<()> {
+        act(&self)?;
+        self.browser.is_silent()
     }
 
     /// Shows a scene.
@@ -87,6 +97,26 @@ impl Page {
         };
         let pid = self.until(&format!("{program} runs"), &script, is_other)?;
         Ok(u32::try_from(pid.as_u64().context("no id")?)?)
+    }
+
+    /// Waits until another process of a program, which a button has started, prints on stdout. None
+    /// does before it is connected.
+    pub fn is_connected(&self, program: &str, other_than: u32) -> Result<()> {
+        let script = format!(
+            "const it = sections['program:{program}']; \
+             return !!it.pid && it.pid !== {other_than} && it.lines.some(([err]) => !err)"
+        );
+        let is_so = |is: &Value| *is == json!(true);
+        self.until(&format!("{program} is connected"), &script, is_so).map(|_| ())
+    }
+
+    /// Waits until a program that a button has started says that it cannot connect. Fails if it has
+    /// printed anything on stdout.
+    pub fn cannot_connect(&self, program: &str) -> Result<()> {
+        let lines = self.printed(program, "cannot connect")?;
+        let script = format!("return sections['program:{program}'].lines.some(([err]) => !err)");
+        ensure!(self.script(&script)? == json!(false), "{program}: {lines}");
+        Ok(())
     }
 
     /// Waits until the last lines of a program contain `text`.
