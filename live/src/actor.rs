@@ -168,7 +168,7 @@ impl Actor {
     fn running(&self) -> String {
         match self.role.life {
             Life::Again(_) if self.runs > 1 => {
-                format!("runs again and again, {} so far", self.runs)
+                format!("runs, started {} times", self.runs)
             }
             _ => "runs".into(),
         }
@@ -268,7 +268,10 @@ impl Actor {
             });
         }
         match self.role.life {
-            _ if self.again => true,
+            _ if self.again => {
+                self.clear_lines();
+                true
+            }
             Life::Again(period) => {
                 let period = Duration::from_millis(self.period.unwrap_or(period));
                 self.wanted && self.started.elapsed() >= period

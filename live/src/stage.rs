@@ -239,26 +239,27 @@ impl Stage {
         Ok(())
     }
 
-    /// Full load, or calm again. Workers that run get other work, so they are started again.
+    /// Full load, or calm again. Workers get other work, so those that run are started again.
     ///
     /// # Errors
     ///
-    /// None so far.
+    /// If one does not come back.
     pub fn toggle_load(&self) -> Result<bool> {
+        let _alone = self.alone()?;
         let full = {
             let mut mood = lock(&self.mood);
             mood.full = !mood.full;
             mood.full
         };
-        for actor in &self.actors {
-            let mut actor = lock(actor);
-            if actor.role.scene != "queue-groups" {
-                continue;
-            }
-            if actor.role.left {
-                actor.period = full.then_some(250);
-            } else if actor.is_running() && !actor.first {
-                actor.restart()?;
+        self.actor("log-publisher")?.period = full.then_some(250);
+        // One after another: a message that comes while none is subscribed would be lost.
+        for role in ROLES.iter().filter(|role| role.scene == "queue-groups" && !role.left) {
+            let is_meant = {
+                let worker = self.actor(role.id)?;
+                worker.is_running() && !worker.first
+            };
+            if is_meant {
+                self.restart_and_wait(role.id)?;
             }
         }
         Ok(full)

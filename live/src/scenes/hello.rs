@@ -84,3 +84,17 @@ impl Play for Hello {
         json!({ "printed": self.printed, "is_own": self.printed == GREETING })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_strangers_message_that_is_printed_counts_as_lost() {
+        let (mut hello, mut desk) = (Hello::default(), Desk::default());
+        hello.line(&mut desk, "hello", false, GREETING);
+        assert_eq!((hello.own, hello.wrong, desk.lost), (1, 0, 0));
+        hello.line(&mut desk, "hello", false, "Is this thing on?");
+        assert_eq!((hello.own, hello.wrong, desk.lost), (1, 1, 1));
+    }
+}

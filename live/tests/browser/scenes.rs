@@ -3,6 +3,7 @@
 use anyhow::{Result, ensure};
 use live::cast::experiments;
 use serde_json::{Value, json};
+use testkit::{Port, Server};
 
 use crate::page::{Page, command, gone};
 use crate::process::Backend;
@@ -22,7 +23,7 @@ fn number(text: &str) -> u64 {
 }
 
 #[test]
-fn hello_among_strangers_only_the_service_prints_its_own_message() -> Result<()> {
+fn hello_among_strangers_the_service_prints_its_own_message() -> Result<()> {
     Page::open("hello")?.silently(|page| {
         let reached = "return sections.flows['hello:in:ack'] ?? 0";
         ensure!(page.script(reached)? == json!(0));
@@ -32,8 +33,6 @@ fn hello_among_strangers_only_the_service_prints_its_own_message() -> Result<()>
         let before = page.script(printed)?;
         page.until("own message", printed, |count| *count != before)?;
         ensure!(page.script("return sections.lost")? == json!(0));
-        page.press("hello", "version")?;
-        page.told("the first version printed a stranger's message")?;
         switch(page, "strangers", false)?;
         // Once those on their way have come, no more come.
         page.until(
@@ -60,12 +59,13 @@ fn queue_groups_a_bad_message_a_cut_line_and_full_load() -> Result<()> {
         page.until("ann goes on", waiting, |waiting| waiting.as_u64() < Some(50))?;
 
         switch(page, "full", true)?;
-        page.until("full load", RATE, |rate| rate.as_u64() >= Some(3_000))?;
+        // Otherwise there are 300 every two seconds.
+        page.until("full load", RATE, |rate| rate.as_u64() > Some(1_200))?;
         page.until("sampled", "return sample.textContent", |text| {
             text.as_str().is_some_and(|text| text.contains("Too many for a dot each"))
         })?;
         switch(page, "full", false)?;
-        page.until("calm", RATE, |rate| rate.as_u64() < Some(1_000)).map(|_| ())
+        page.until("calm", RATE, |rate| rate.as_u64() < Some(1_200)).map(|_| ())
     })
 }
 
@@ -96,12 +96,16 @@ fn rpc_a_rolling_restart_costs_no_request_its_reply() -> Result<()> {
 #[test]
 fn jetstream_a_file_survives_and_memory_does_not() -> Result<()> {
     Page::open("jetstream")?.silently(|page| {
+        // The row ends with it.
+        page.press("order-publisher", "stop")?;
+        page.told("order-publisher was stopped")?;
         page.press("scene", "bad")?;
         page.until(
             "terminated",
             "return document.querySelectorAll('#detail .cells .s4').length",
             |it| it.as_u64() == Some(1),
         )?;
+        page.press("order-publisher", "start")?;
         let some_are_stored = || page.counter("orders in it", |count| number(count) > 20);
         some_are_stored()?;
         page.press("server", "kill")?;
@@ -125,8 +129,13 @@ fn jetstream_what_a_killed_consumer_had_comes_again() -> Result<()> {
     Page::open("jetstream")?.silently(|page| {
         // Nothing else takes what order-consumer-1 has not acknowledged.
         page.press("order-consumer-2", "stop")?;
+        // The service asks for one at a time, the first version for many.
+        let pid = page.process("order-consumer-1", None)?;
+        page.press("order-consumer-1", "version")?;
+        page.is_connected("order-consumer-1", pid)?;
         page.press("order-consumer-1", "cut")?;
-        page.counter("delivered, not acknowledged", |count| count != "0")?;
+        let delivered = "return sections.detail.cells.filter(([, state]) => state === 1).length";
+        page.until("delivered", delivered, |count| count.as_u64() > Some(5))?;
         page.press("order-consumer-1", "kill")?;
         page.told("delivered again, 5 s after the delivery")?;
         page.press("order-consumer-2", "start")?;
@@ -290,7 +299,7 @@ fn each_scene_is_a_link_and_has_its_lesson() -> Result<()> {
 
 #[test]
 fn a_server_of_ones_own_has_no_buttons() -> Result<()> {
-    let server = testkit::Server::start()?;
+    let server = Server::start()?;
     Page::of(Backend::spawn(&server.url(), 18_300)?, "hello")?.silently(|page| {
         for scene in experiments() {
             page.show(&scene)?;
@@ -304,13 +313,16 @@ fn a_server_of_ones_own_has_no_buttons() -> Result<()> {
 
 #[test]
 fn the_page_finds_a_backend_that_was_started_again() -> Result<()> {
-    let mut page = Page::open("kv")?;
-    let (port, before) = (page.backend.port, page.backend.token.clone());
+    // Other tests take the ports from 18300 on as they become free.
+    let port = Port::claim()?;
+    let mut page = Page::of(Backend::start_on(port.number())?, "kv")?;
+    let before = page.backend.token.clone();
     page.backend.kill()?;
     page.until("away", "return document.getElementById('status').textContent", |text| {
         text.as_str().is_some_and(|text| text.contains("trying again"))
     })?;
-    page.backend = Backend::start_on(port)?;
+    page.backend = Backend::start_on(port.number())?;
+    ensure!(page.backend.port == port.number());
     ensure!(page.backend.token != before);
     page.until("back", "return token", |token| *token == json!(page.backend.token))?;
     // With the token of the new one.
