@@ -71,7 +71,7 @@ impl NatsArgs {
             .ping_interval(PING_INTERVAL)
             .reconnect_delay_callback({
                 let state = Arc::clone(&state);
-                move |attempt| match (state.refusals.pause(), attempt) {
+                move |attempt| match (state.refusals.next_pause(), attempt) {
                     (Some(pause), _) => pause,
                     (None, 0 | 1) => Duration::ZERO,
                     (None, _) => RECONNECT_DELAY,

@@ -1,12 +1,12 @@
 //! A connection that nats-server accepted once and refuses now: its user was removed, its password
 //! changed, its JWT has expired.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use async_nats::Event;
 
-/// Pause before the first attempt to connect after a refusal. It doubles with each further refusal.
+/// Pause before the first attempt to connect after a refusal. It doubles with each further attempt.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// The longest pause: a program works again soon after its user is put right.
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
@@ -14,27 +14,37 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// lasts this long was not refused.
 pub(crate) const HOLDS: Duration = Duration::from_secs(1);
 
-/// How often the connection was refused since it last held.
+/// Whether the connection was refused since it last held, and the attempts to connect since then.
+///
+/// The pauses grow with the attempts and not with the refusals: the client library reports a refusal
+/// on another task, perhaps after it has asked for the next pause.
 #[derive(Debug, Default)]
-pub(crate) struct Refusals(AtomicU32);
+pub(crate) struct Refusals {
+    refused: AtomicBool,
+    attempts: AtomicU32,
+}
 
 impl Refusals {
     /// Returns whether it is the first one.
     pub(crate) fn add(&self) -> bool {
-        self.0.fetch_add(1, Ordering::Relaxed) == 0
+        !self.refused.swap(true, Ordering::Relaxed)
     }
 
     pub(crate) fn is_refused(&self) -> bool {
-        self.0.load(Ordering::Relaxed) > 0
+        self.refused.load(Ordering::Relaxed)
     }
 
     pub(crate) fn end(&self) {
-        self.0.store(0, Ordering::Relaxed);
+        self.refused.store(false, Ordering::Relaxed);
+        self.attempts.store(0, Ordering::Relaxed);
     }
 
     /// The pause before the next attempt to connect; none if the connection is not refused.
-    pub(crate) fn pause(&self) -> Option<Duration> {
-        let doublings = self.0.load(Ordering::Relaxed).checked_sub(1)?;
+    pub(crate) fn next_pause(&self) -> Option<Duration> {
+        if !self.is_refused() {
+            return None;
+        }
+        let doublings = self.attempts.fetch_add(1, Ordering::Relaxed);
         let pause = FIRST_PAUSE.saturating_mul(1_u32.checked_shl(doublings).unwrap_or(u32::MAX));
         Some(pause.min(LONGEST_PAUSE))
     }
@@ -68,16 +78,16 @@ mod tests {
     #[test]
     fn pauses_grow_to_a_limit_and_start_again() {
         let refusals = Refusals::default();
-        assert_eq!(refusals.pause(), None);
-        let pauses: Vec<_> = (0..40)
-            .map(|_| {
-                refusals.add();
-                refusals.pause().unwrap_or_default().as_millis()
-            })
-            .collect();
+        assert_eq!(refusals.next_pause(), None);
+        assert!(refusals.add());
+        let pauses: Vec<_> =
+            (0..40).map(|_| refusals.next_pause().unwrap_or_default().as_millis()).collect();
         assert_eq!(pauses[..6], [100, 200, 400, 800, 1_600, 2_000]);
         assert_eq!(pauses[39], 2_000);
+        assert!(!refusals.add());
         refusals.end();
-        assert!(!refusals.is_refused() && refusals.pause().is_none());
+        assert_eq!(refusals.next_pause(), None);
+        assert!(refusals.add());
+        assert_eq!(refusals.next_pause(), Some(FIRST_PAUSE));
     }
 }
