@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use live::cast::{Life, ROLES, Role, Run};
+use live::cast::{Action, Deed, Life, PLANS, ROLES, Role, Run};
 use serde_json::json;
 
 use crate::page::{Page, command, gone};
@@ -90,17 +90,32 @@ fn version(page: &Page, id: &str, run: &Run) -> Result<()> {
     }
 }
 
-/// What a tool does is pressed in the scene. Here: whether it has the buttons that it should have.
+/// A tool is run by buttons of the scene. Its own are there if it has a first version.
 fn tool(page: &Page, role: &Role) -> Result<()> {
+    let id = role.id;
     let buttons = format!(
         "return ['start', 'stop', 'kill', 'cut', 'slow', 'version'].filter((name) => \
-         document.getElementById('{}-' + name)).join()",
-        role.id
+         document.getElementById('{id}-' + name)).join()",
     );
     let buttons = page.script(&buttons)?;
     let all = if role.first.is_some() { "stop,kill,cut,slow,version" } else { "" };
-    ensure!(buttons == json!(all), "{}: {buttons}", role.id);
-    Ok(())
+    ensure!(buttons == json!(all), "{id}: {buttons}");
+    if role.first.is_none() {
+        return Ok(());
+    }
+    let runs_it = |action: &&Action| matches!(action.deed, Deed::Tool { id: of, .. } if of == id);
+    let action = PLANS.iter().flat_map(|plan| plan.actions).find(runs_it).context("no button")?;
+    toggle(page, id, "cut", true)?;
+    page.press("scene", action.id)?;
+    page.printed(id, "cannot connect")?;
+    toggle(page, id, "cut", false)?;
+    toggle(page, id, "slow", true)?;
+    let begun = Instant::now();
+    page.press("scene", action.id)?;
+    let state = format!("return sections['program:{id}'].state");
+    page.until("it has ended well", &state, |state| *state == json!("has ended, exit code 0"))?;
+    ensure!(begun.elapsed() >= SLOW, "{id} was not slow: {:?}", begun.elapsed());
+    toggle(page, id, "slow", false)
 }
 
 fn server(page: &Page) -> Result<()> {
