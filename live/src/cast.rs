@@ -157,8 +157,10 @@ pub const PLANS: [Plan; 7] = [
                 Deed::Load,
             ),
         ],
-        hint: "Kill a worker while its bar is long: what it had received is gone. Stop it: a \
-               service finishes, a first version loses. Nothing is stored anywhere.",
+        hint: "All workers are in one queue group: nats-server gives each log entry to one of them, \
+               and keeps none. Kill a worker while its bar is long: what it had received and not \
+               printed is gone. Stop it: a service prints the rest, if 3 s are enough; a first \
+               version loses it.",
     },
     Plan {
         id: "rpc",
@@ -181,7 +183,7 @@ pub const PLANS: [Plan; 7] = [
         legend: &[
             ("message", "an order"),
             ("again", "an order, delivered again"),
-            ("ack", "an acknowledgement"),
+            ("ack", "an acknowledgement: the order is stored, or handled"),
             ("bad", "a message that is no order"),
         ],
         actions: &[
@@ -200,7 +202,7 @@ pub const PLANS: [Plan; 7] = [
         ],
         hint: "Kill a consumer: what it has not acknowledged is delivered again. Stop all of them, \
                wait, start one: the orders are still there. Then kill nats-server, with the stream \
-               in a file and in memory.",
+               in a file and in memory (the button deletes the present stream).",
     },
     Plan {
         id: "kv",
@@ -232,8 +234,9 @@ pub const PLANS: [Plan; 7] = [
                 tool("delete-bucket", &[&[]], &[]),
             ),
         ],
-        hint: "Switch six times, delete the bucket, and switch again, with one shop as the first \
-               version: its watch waits for a number that the new bucket has not reached. It is deaf. \
+        hint: "Each shop has a watch: nats-server sends it every change. Switch six times, delete the \
+               bucket, and switch again, with one shop as the first version. The new bucket counts \
+               from 1, and that shop's watch waits for a higher number: it is deaf. \
                With config-admin as the first version: stop it halfway, and the shops stay closed.",
     },
     Plan {

@@ -46,7 +46,7 @@ fn a_killed_worker_is_gone_and_its_loss_is_counted_exactly() -> Result<()> {
     backend.until("--name ann", |pids| !pids.contains(&pid))?;
     let told = events.told("ann was killed")?;
     let lost: u64 = told.split(' ').nth(3).context("no number")?.replace(',', "").parse()?;
-    assert!(lost > 0 && told.ends_with("it had prefetched are gone"), "{told}");
+    assert!(lost > 0 && told.ends_with("not printed are gone"), "{told}");
 
     // nats-server counts, too: what it has given to ann is what ann has printed, and what is lost.
     // ann has published nothing but echoes, which came back to it.

@@ -125,10 +125,14 @@ impl Play for QueueGroups {
                 "{how}: it had printed all of the {} log entries that it had received",
                 grouped(worker.received - worker.skipped)
             )),
-            1 => desk.lose(1, &format!("{how}: 1 message it had prefetched is gone")),
+            1 => desk
+                .lose(1, &format!("{how}: 1 message that it had received and not printed is gone")),
             _ => {
                 let lost_text = several(lost, "message");
-                desk.lose(lost, &format!("{how}: {lost_text} it had prefetched are gone"));
+                desk.lose(
+                    lost,
+                    &format!("{how}: {lost_text} that it had received and not printed are gone"),
+                );
             }
         }
     }
