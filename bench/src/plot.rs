@@ -61,7 +61,7 @@ pub struct Panel {
     pub x: Axis,
     /// The axis from bottom to top.
     pub y: Axis,
-    /// What is compared.
+    /// The programs or settings that are compared.
     pub lines: Vec<Line>,
 }
 
@@ -70,7 +70,7 @@ pub struct Panel {
 pub struct Axis {
     /// What is counted, and its unit.
     pub label: String,
-    /// Equal distances are equal ratios.
+    /// Whether equal distances are equal ratios.
     pub logarithmic: bool,
 }
 
@@ -86,9 +86,9 @@ pub struct Line {
 /// A point, measured several times.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Point {
-    /// Where it is measured.
+    /// The value on the axis from left to right, such as the number of requests in flight.
     pub x: f64,
-    /// The median.
+    /// The median of the runs.
     pub y: f64,
     /// The lowest figure.
     pub lowest: f64,
