@@ -80,8 +80,8 @@ struct Network {
 #[derive(Debug)]
 struct Connection {
     ends: [TcpStream; 2],
-    /// The ways on which bytes still go.
-    open: Vec<Way>,
+    /// How many of its threads have not ended.
+    threads: usize,
     /// The ways on which nothing more comes: the end that sent there has closed the connection.
     closed: Vec<Way>,
 }
@@ -91,6 +91,15 @@ impl Network {
     /// are not: they would wait, each connection with a thread, until the cut is over.
     fn holds(&self, number: u64, way: Way) -> bool {
         self.cut && !self.closed && !self.has_closed(number, way.back())
+    }
+
+    fn thread_ended(&mut self, number: u64) {
+        if let Some(connection) = self.connections.get_mut(&number) {
+            connection.threads -= 1;
+            if connection.threads == 0 {
+                self.connections.remove(&number);
+            }
+        }
     }
 
     fn has_closed(&self, number: u64, way: Way) -> bool {
@@ -193,6 +202,13 @@ impl Link {
         self.state.lock().connections.len()
     }
 
+    /// How many connections there were so far. They are numbered from 1, in the order in which they
+    /// were made.
+    #[must_use]
+    pub fn accepted(&self) -> u64 {
+        self.state.lock().accepted
+    }
+
     /// Closes every connection; new ones are accepted.
     pub fn reset(&self) {
         self.state.change(|network| {
@@ -222,8 +238,7 @@ fn join(state: &Arc<State>, client: TcpStream, server: TcpStream) -> Result<()> 
         let mut network = state.lock();
         network.accepted += 1;
         let number = network.accepted;
-        let open = vec![Way::ToServer, Way::ToClient];
-        network.connections.insert(number, Connection { ends, open, closed: Vec::new() });
+        network.connections.insert(number, Connection { ends, threads: 4, closed: Vec::new() });
         number
     };
     let [to_client, to_server] = copies;
@@ -249,19 +264,13 @@ fn pump(state: &Arc<State>, (number, way): (u64, Way), mut from: TcpStream, to: 
             if let Some(connection) = network.connections.get_mut(&number) {
                 connection.closed.push(way);
             }
+            network.thread_ended(number);
         });
     });
     let writing = Arc::clone(state);
     thread::spawn(move || {
         write(&writing, (number, way), to, &receiver);
-        writing.change(|network| {
-            if let Some(connection) = network.connections.get_mut(&number) {
-                connection.open.retain(|open| *open != way);
-                if connection.open.is_empty() {
-                    network.connections.remove(&number);
-                }
-            }
-        });
+        writing.change(|network| network.thread_ended(number));
     });
 }
 
@@ -275,9 +284,9 @@ fn read(
     while let Ok(length @ 1..) = from.read(&mut buffer) {
         tap(&buffer[..length]);
         let due = Instant::now() + state.lock().delay;
-        if to.send((due, buffer[..length].to_vec())).is_err() {
-            break;
-        }
+        // If the other end has closed the connection, this one is told, and closes it, too. The tap
+        // sees what it has sent until then.
+        let _ = to.send((due, buffer[..length].to_vec()));
     }
 }
 
@@ -300,5 +309,6 @@ fn write(
             break;
         }
     }
-    let _ = to.shutdown(Shutdown::Both);
+    // What a server has sent before it learns that its client has left is still read.
+    let _ = to.shutdown(if way == Way::ToServer { Shutdown::Write } else { Shutdown::Both });
 }

@@ -5,9 +5,11 @@ use std::net::TcpStream;
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use rustix::process::{Pid, test_kill_process};
 use testkit::{Certificates, Cluster, Link, Program, Server};
 
@@ -172,21 +174,48 @@ fn a_cut_link_keeps_nothing_for_a_client_that_has_left() -> Result<()> {
     let server = Server::start()?;
     let link = Link::to(server.port())?;
     link.cut();
-    let until = |count: usize| {
-        let deadline = Instant::now() + Duration::from_secs(60);
-        while link.connections() != count {
-            ensure!(Instant::now() < deadline, "{} connections", link.connections());
-            std::thread::yield_now();
-        }
-        anyhow::Ok(())
-    };
     for _ in 0..20 {
         // nats-server sends its INFO to each.
         let client = TcpStream::connect(("127.0.0.1", link.port()))?;
-        until(1)?;
+        until_connections(&link, 1)?;
         drop(client);
-        until(0)?;
+        until_connections(&link, 0)?;
     }
+    Ok(())
+}
+
+#[test]
+fn a_tap_sees_all_that_was_sent_to_a_client_that_has_left() -> Result<()> {
+    let server = Server::start()?;
+    let seen = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&seen);
+    let link = Link::tapped(server.port(), move |_, _, bytes| {
+        // No payload has this byte.
+        count.fetch_add(bytes.iter().filter(|byte| **byte == b'!').count(), Ordering::Relaxed);
+    })?;
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|threads| {
+        let publisher = threads.spawn(|| {
+            let mut publisher = Client::connect(server.port())?;
+            while !is_over.load(Ordering::Relaxed) {
+                publisher.writer.write_all(&b"PUB busy 1\r\n!\r\n".repeat(100))?;
+            }
+            anyhow::Ok(())
+        });
+        let rounds = (0..20).try_for_each(|_| {
+            let mut client = Client::connect(link.port())?;
+            client.writer.write_all(b"SUB busy 2\r\n")?;
+            client.line()?;
+            drop(client);
+            until_connections(&link, 0)
+        });
+        is_over.store(true, Ordering::Relaxed);
+        rounds.and(publisher.join().map_err(|_| anyhow!("the publisher panicked"))?)
+    })?;
+    let closed = server.monitor_until("/connz?state=closed", |closed| closed["total"] == 21)?;
+    let connections = closed["connections"].as_array().context("no connections")?;
+    let sent: u64 = connections.iter().filter_map(|it| it["out_msgs"].as_u64()).sum();
+    assert_eq!(seen.load(Ordering::Relaxed) as u64, sent);
     Ok(())
 }
 
@@ -235,6 +264,15 @@ fn no_other_process_gets_the_id_of_a_program_before_it_is_dropped() -> Result<()
 }
 
 /// Waits for the end of a process that is not a child of this one.
+fn until_connections(link: &Link, count: usize) -> Result<()> {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while link.connections() != count {
+        ensure!(Instant::now() < deadline, "{} connections", link.connections());
+        std::thread::yield_now();
+    }
+    Ok(())
+}
+
 fn until_gone(pid: u32) -> Result<()> {
     let deadline = Instant::now() + Duration::from_secs(60);
     while !is_gone(pid)? {
