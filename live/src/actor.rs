@@ -32,6 +32,8 @@ pub struct Actor {
     /// The last connection of a process that has ended.
     left: Arc<AtomicU64>,
     program: Option<Program>,
+    /// Whether its process is the first version.
+    runs_first: bool,
     /// Whether the next start is one of the first version.
     pub first: bool,
     /// Milliseconds from one start to the next, in place of those of its role.
@@ -67,6 +69,7 @@ impl Actor {
             link,
             left,
             program: None,
+            runs_first: false,
             first: false,
             period: None,
             again: false,
@@ -167,6 +170,7 @@ impl Actor {
             })?
             .keep(KEPT),
         );
+        self.runs_first = self.first;
         (self.cause, self.again, self.wanted) = (Cause::Itself, false, true);
         (self.started, self.runs) = (Instant::now(), self.runs + 1);
         self.show(&self.running());
@@ -267,7 +271,7 @@ impl Actor {
             self.wanted &= matches!(self.role.life, Life::Again(_));
             let status = ended.as_ref().map_or_else(ToString::to_string, |it| words(it.status));
             let success = ended.is_ok_and(|ended| ended.success());
-            let end = End { cause: self.cause, status, success };
+            let end = End { first: self.runs_first, cause: self.cause, status, success };
             let goes_on = success && self.wanted && matches!(self.role.life, Life::Again(_));
             let state = match end.cause {
                 Cause::Itself if goes_on => self.running(),

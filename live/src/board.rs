@@ -64,9 +64,18 @@ impl Board {
             self.with_each(|scene| {
                 let Scene { desk, play } = scene;
                 desk.say(&format!("nats-server {state}"));
-                play.server(desk, is_up);
+                // What others' programs have lost is not known.
+                if !desk.is_alone {
+                    play.server(desk, is_up);
+                }
             });
         }
+    }
+
+    /// Whether nats-server runs.
+    #[must_use]
+    pub fn is_up(&self) -> bool {
+        lock(&self.server).0
     }
 
     /// Whether nats-server runs, and how it is.

@@ -5,8 +5,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use async_nats::{Client, ConnectOptions, ServerAddr};
+use async_nats::{Client, ConnectOptions, Event, ServerAddr};
 use futures::StreamExt;
+use futures::future::ready;
 use serde_json::Value;
 use tokio::task::AbortHandle;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
@@ -65,6 +66,17 @@ impl Observer {
         if let Some(user) = address.username() {
             let password = address.password().unwrap_or_default();
             options = options.user_and_password(user.into(), password.into());
+        }
+        if is_alone {
+            let board = Arc::clone(board);
+            options = options.event_callback(move |event| {
+                match event {
+                    Event::Connected => board.server(true, "runs"),
+                    Event::Disconnected => board.server(false, "is away"),
+                    _ => {}
+                }
+                ready(())
+            });
         }
         let nats = options.connect(address).await.context("cannot connect")?;
         let observer = Arc::new(Self { nats, strangers: Mutex::default() });

@@ -34,6 +34,8 @@ pub enum Cause {
 /// How a program has ended.
 #[derive(Debug)]
 pub struct End {
+    /// Whether it was the first version.
+    pub first: bool,
     /// Why.
     pub cause: Cause,
     /// Exit code or signal, in words.
@@ -43,9 +45,10 @@ pub struct End {
 }
 
 impl End {
-    /// "ann was killed"
+    /// "ann was killed", "ann (first version) was killed"
     #[must_use]
     pub fn sentence(&self, who: &str) -> String {
+        let who = if self.first { format!("{who} (first version)") } else { who.to_owned() };
         match self.cause {
             Cause::Killed => format!("{who} was killed"),
             Cause::Stopped => format!("{who} was stopped"),

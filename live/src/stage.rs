@@ -145,9 +145,21 @@ impl Stage {
                     let _ = self.start(&mut actor, &[]);
                 }
             }
+            self.look_at_server();
             self.board.tick();
             // A process has an end, and no event that a thread could wait for together with others.
             thread::sleep(LOOK);
+        }
+    }
+
+    /// Notices that nats-server was ended, and not by a button.
+    fn look_at_server(&self) {
+        // While a button is being pressed, it is held.
+        if let Ok(server) = self.server.try_lock()
+            && self.board.is_up()
+            && !server.is_running()
+        {
+            self.board.server(false, "has ended");
         }
     }
 

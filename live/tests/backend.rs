@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::process::Command;
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
@@ -127,7 +128,7 @@ fn a_page_gets_all_sections_and_then_those_that_change() -> Result<()> {
 
 #[test]
 fn a_server_of_ones_own_is_looked_at_in_each_scene_and_nothing_is_started() -> Result<()> {
-    let server = Server::start()?;
+    let mut server = Server::start()?;
     let backend = Backend::look_at(&server.url())?;
     let programs = backend.started()?;
     assert!(programs.is_empty(), "{programs:?}");
@@ -162,5 +163,24 @@ fn a_server_of_ones_own_is_looked_at_in_each_scene_and_nothing_is_started() -> R
         assert_eq!(status, 409, "{body}");
     }
     assert!(server.is_running());
+    let mut events = backend.events("hello")?;
+    server.kill()?;
+    events.told("nats-server is away")?;
+    assert_eq!(events.sections["server"]["runs"], false);
+    server.restart()?;
+    events.told("nats-server runs")?;
+    Ok(())
+}
+
+#[test]
+fn a_server_that_was_ended_from_elsewhere_is_noticed_and_starts_again() -> Result<()> {
+    let backend = Backend::start()?;
+    let mut events = backend.events("rpc")?;
+    let pid = backend.find("nats.conf")?.context("no nats-server")?;
+    assert!(Command::new("kill").args(["-9", &pid.to_string()]).status()?.success());
+    events.told("nats-server has ended")?;
+    backend.press_well("rpc/server/start")?;
+    events.told("nats-server runs")?;
+    events.told("nats-server was away: ")?;
     Ok(())
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashSet, VecDeque};
 use serde_json::{Value, json};
 
 use super::{Counter, End, Play, any, delivery, own};
-use crate::desk::{Desk, several};
+use crate::desk::{Desk, grouped, several};
 use crate::wire::Message;
 
 const PUBLISHER: &str = "order-publisher";
@@ -95,7 +95,9 @@ impl JetStream {
                 (_, true, "memory") => desk.lose(
                     before.messages,
                     &format!(
-                        "nats-server ended, and the stream was in its memory: {orders} are gone"
+                        "nats-server ended, and the stream was in its memory: {orders} are gone, \
+                         {} of them not acknowledged by a consumer",
+                        grouped(self.pending + self.unacknowledged)
                     ),
                 ),
                 _ => desk.lose(before.messages, &format!("the stream is gone, with {orders}")),

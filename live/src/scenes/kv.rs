@@ -136,7 +136,7 @@ impl Play for Kv {
                 shop.told = true;
                 let (holds, shows) =
                     if on { ("on", "is open") } else { ("off", "is in maintenance") };
-                let which = if desk.is_first(id) { " (the first version)" } else { "" };
+                let which = if desk.is_first(id) { " (first version)" } else { "" };
                 let text = format!(
                     "{id}{which} has not heard of a change: the switch is {holds}, and the shop {shows}"
                 );

@@ -111,7 +111,7 @@ impl Play for QueueGroups {
             return;
         }
         let worker = self.workers.entry(who).or_default();
-        if end.cause == Cause::Itself && desk.is_first(who) && worker.waiting() > 0 {
+        if end.cause == Cause::Itself && end.first && worker.waiting() > 0 {
             // The message that has ended it.
             worker.skipped += 1;
             self.skipped += 1;

@@ -6,6 +6,7 @@ use anyhow::{Context, Result, ensure};
 use live::cast::{Action, Deed, Life, PLANS, ROLES, Role, Run};
 use serde_json::json;
 
+use crate::driver::plain;
 use crate::page::{Page, command, gone};
 use crate::process::PATIENCE;
 
@@ -108,11 +109,19 @@ fn tool(page: &Page, role: &Role) -> Result<()> {
     toggle(page, id, "cut", true)?;
     page.press("scene", action.id)?;
     page.printed(id, "cannot connect")?;
+    let state = format!("return sections['program:{id}'].state");
+    // It waits for nats-server's first line.
+    for (button, how) in [("stop", "was stopped (SIGTERM)"), ("kill", "was killed (kill -9)")] {
+        page.press("scene", action.id)?;
+        let pid = page.process(id, None)?;
+        page.press(id, button)?;
+        gone(pid)?;
+        page.until(how, &state, |state| plain(state).starts_with(how))?;
+    }
     toggle(page, id, "cut", false)?;
     toggle(page, id, "slow", true)?;
     let begun = Instant::now();
     page.press("scene", action.id)?;
-    let state = format!("return sections['program:{id}'].state");
     page.until("it has ended well", &state, |state| *state == json!("has ended, exit code 0"))?;
     ensure!(begun.elapsed() >= SLOW, "{id} was not slow: {:?}", begun.elapsed());
     toggle(page, id, "slow", false)

@@ -162,7 +162,7 @@ fn kv_shops_follow_the_switch_and_a_first_version_goes_deaf() -> Result<()> {
         page.told("the bucket was deleted")?;
         page.press("scene", "on")?;
         page.until("two of three", CLOSED, |count| *count == json!(2))?;
-        page.told("shop-2 (the first version) has not heard of a change")?;
+        page.told("shop-2 (first version) has not heard of a change")?;
         let is_wrong = "return !!document.querySelector('#frame-shop-2.wrong')";
         page.until("out of date", is_wrong, |it| *it == json!(true)).map(|_| ())
     })
@@ -187,7 +187,7 @@ fn kv_an_admin_that_is_stopped_turns_the_switch_back() -> Result<()> {
         ensure!(command(pid)?.contains("first-config-admin"), "{}", command(pid)?);
         page.press("config-admin", "kill")?;
         gone(pid)?;
-        let told = page.told("config-admin was killed")?;
+        let told = page.told("config-admin (first version) was killed")?;
         let is_on = page.script("return sections.detail.on")?;
         let was_left_on = told.as_str().is_some_and(|told| told.contains("was left on"));
         ensure!(is_on == json!(was_left_on), "{told}");
