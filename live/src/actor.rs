@@ -228,6 +228,9 @@ impl Actor {
         self.first = !self.first;
         // A tool was started with arguments of the other version.
         if self.is_running() && self.role.life != Life::Tool {
+            let version = if self.first { "the first version" } else { "the service" };
+            let text = format!("{version} takes the place of {}", self.role.id);
+            self.board.with(self.role.scene, |scene| scene.desk.say(&text));
             self.restart()?;
         }
         self.show("");

@@ -159,7 +159,7 @@ pub const PLANS: [Plan; 7] = [
         ],
         hint: "All workers are in one queue group: nats-server gives each log entry to one of them, \
                and keeps none. Kill a worker while its bar is long: what it had received and not \
-               printed is gone. Stop it: a service prints the rest, if 3 s are enough; a first \
+               printed is gone. Stop it: a service takes up to 3 s to print the rest; a first \
                version loses it.",
     },
     Plan {
@@ -202,7 +202,7 @@ pub const PLANS: [Plan; 7] = [
         ],
         hint: "Kill a consumer: what it has not acknowledged is delivered again. Stop all of them, \
                wait, start one: the orders are still there. Then kill nats-server, with the stream \
-               in a file and in memory (the button deletes the present stream).",
+               in a file and in memory (that button deletes the stream and its orders).",
     },
     Plan {
         id: "kv",
@@ -234,9 +234,10 @@ pub const PLANS: [Plan; 7] = [
                 tool("delete-bucket", &[&[]], &[]),
             ),
         ],
-        hint: "Each shop has a watch: nats-server sends it every change. Switch six times, delete the \
-               bucket, and switch again, with one shop as the first version. The new bucket counts \
-               from 1, and that shop's watch waits for a higher number: it is deaf. \
+        hint: "nats-server keeps the switch in a bucket, and numbers its values. Each shop has a watch: \
+               nats-server sends it every change. Switch six times, delete the bucket, and switch \
+               again, with one shop as the first version. The new bucket counts from 1, and that shop \
+               ignores every number up to the last one that it has seen: its watch is deaf. \
                With config-admin as the first version: stop it halfway, and the shops stay closed.",
     },
     Plan {

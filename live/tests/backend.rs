@@ -40,16 +40,20 @@ fn each_message_is_somewhere(sections: &BTreeMap<String, Value>) -> bool {
     of("published") == of("printed by a worker") + of("gone")
 }
 
+/// What a worker has received and not printed, and what it has printed.
+fn bar(sections: &BTreeMap<String, Value>, worker: &str) -> Option<(u64, u64)> {
+    let mut bars = sections["detail"]["bars"].as_array()?.iter();
+    let bar = bars.find(|bar| bar[0] == worker)?;
+    bar[1].as_u64().zip(bar[2].as_u64())
+}
+
 #[test]
 fn a_killed_worker_is_gone_and_its_loss_is_counted_exactly() -> Result<()> {
     let backend = Backend::start()?;
     let mut events = backend.events("queue-groups")?;
     let pid = backend.find("--name ann")?.context("ann does not run")?;
     // While it has something to lose.
-    events.until(|sections| {
-        let bars = sections["detail"]["bars"].as_array().into_iter().flatten();
-        bars.into_iter().any(|bar| bar[0] == "ann" && bar[1].as_u64() > Some(20))
-    })?;
+    events.until(|sections| bar(sections, "ann").is_some_and(|(waiting, _)| waiting > 20))?;
     backend.press_well("queue-groups/ann/kill")?;
     backend.until("--name ann", |pids| !pids.contains(&pid))?;
     let told = events.told("ann was killed")?;
@@ -64,12 +68,8 @@ fn a_killed_worker_is_gone_and_its_loss_is_counted_exactly() -> Result<()> {
     let given = ann["out_msgs"].as_u64().zip(ann["in_msgs"].as_u64()).context("no counts")?;
     backend.press_well("queue-groups/log-publisher/stop")?;
     events.until(each_message_is_somewhere)?;
-    let printed = |id: &str| {
-        let bars = events.sections["detail"]["bars"].as_array().into_iter().flatten();
-        bars.into_iter().find(|bar| bar[0] == id).and_then(|bar| bar[2].as_u64())
-    };
-    let others = printed("bob").zip(printed("cleo")).context("no bars")?;
-    let by_ann = events.counter("printed by a worker")? - others.0 - others.1;
+    let printed = |id| bar(&events.sections, id).map(|(_, printed)| printed).context("no bar");
+    let by_ann = events.counter("printed by a worker")? - printed("bob")? - printed("cleo")?;
     assert_eq!(given.0 - given.1, by_ann + lost);
     assert_eq!(events.sections["lost"], lost);
     Ok(())
@@ -79,6 +79,7 @@ fn a_killed_worker_is_gone_and_its_loss_is_counted_exactly() -> Result<()> {
 fn a_stopped_service_loses_nothing_and_a_first_version_is_another_program() -> Result<()> {
     let backend = Backend::start()?;
     let mut events = backend.events("queue-groups")?;
+    events.until(|sections| bar(sections, "bob").is_some_and(|(_, printed)| printed > 0))?;
     backend.press_well("queue-groups/bob/stop")?;
     let told = events.told("bob was stopped")?;
     assert!(told.contains("it had printed all"), "{told}");

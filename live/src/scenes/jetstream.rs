@@ -88,16 +88,19 @@ impl JetStream {
             && now.is_none_or(|now| now.created != before.created)
         {
             let orders = several(before.messages, "order");
+            let open = grouped(self.pending + self.unacknowledged);
             let deleted = std::mem::take(&mut self.deleted);
             let down = std::mem::take(&mut self.was_down);
             match (deleted, down, before.storage.as_str()) {
-                (true, ..) => desk.say(&format!("the stream was deleted, and {orders} with it")),
+                (true, ..) => desk.say(&format!(
+                    "this page has deleted the stream, with {orders}: {open} of them not \
+                     acknowledged by a consumer, and not counted as lost"
+                )),
                 (_, true, "memory") => desk.lose(
                     before.messages,
                     &format!(
                         "nats-server ended, and the stream was in its memory: {orders} are gone, \
-                         {} of them not acknowledged by a consumer",
-                        grouped(self.pending + self.unacknowledged)
+                         {open} of them not acknowledged by a consumer"
                     ),
                 ),
                 _ => desk.lose(before.messages, &format!("the stream is gone, with {orders}")),
@@ -177,9 +180,8 @@ impl Play for JetStream {
         match self.cells.values().filter(open).count() as u64 {
             0 => desk.kept(&format!("{how}: it had acknowledged all that it had received")),
             open => desk.kept(&format!(
-                "{how}: {} that it had not acknowledged {} delivered again, 5 s after the delivery",
-                several(open, "order"),
-                if open == 1 { "is" } else { "are" }
+                "{how}: {} that it had not acknowledged will be delivered again, 5 s after the delivery",
+                several(open, "order")
             )),
         }
     }

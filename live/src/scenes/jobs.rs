@@ -153,9 +153,8 @@ impl Play for Jobs {
         desk.kept(&match count {
             0 => format!("{how}: it held no job"),
             _ => format!(
-                "{how}: {} it held {} delivered again, to any worker",
-                several(count, "job"),
-                if count == 1 { "is" } else { "are" }
+                "{how}: {} that it held will be delivered again, to any worker",
+                several(count, "job")
             ),
         });
     }

@@ -137,11 +137,18 @@ impl Play for Kv {
                 let (holds, shows) =
                     if on { ("on", "is open") } else { ("off", "is in maintenance") };
                 let which = if desk.is_first(id) { " (first version)" } else { "" };
-                let text = format!(
-                    "{id}{which} has not heard of a change: the switch is {holds}, and the shop {shows}"
-                );
+                let what = format!("the switch is {holds}, and the shop {shows}");
                 // What a cut line holds back may come yet.
-                if desk.view(id).cut { desk.say(&text) } else { desk.lose(1, &text) }
+                if desk.view(id).cut {
+                    desk.say(&format!("the line of {id} is cut: {what}"));
+                } else {
+                    desk.lose(
+                        1,
+                        &format!(
+                            "{id}{which} has not heard of a change, and its line works: {what}"
+                        ),
+                    );
+                }
             }
         }
     }
@@ -160,8 +167,8 @@ impl Play for Kv {
             Counter { name: "the switch", value: switch.into(), is_own: false },
             any("last revision", self.revision),
             any("changes", self.values),
-            Counter { name: "slowest shop", value: took, is_own: true },
-            own("shops that are wrong", deaf as u64),
+            Counter { name: "slowest shop that heard", value: took, is_own: true },
+            own("shops out of date", deaf as u64),
         ]
     }
 

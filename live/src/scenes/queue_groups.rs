@@ -121,6 +121,7 @@ impl Play for QueueGroups {
         let worker = &*worker;
         self.gone += lost;
         match lost {
+            0 if worker.received == 0 => desk.say(&format!("{how}: it had received no log entry")),
             0 => desk.kept(&format!(
                 "{how}: it had printed all of the {} log entries that it had received",
                 grouped(worker.received - worker.skipped)
