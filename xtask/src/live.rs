@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::process::{Command, Stdio};
 
-use anstream::println;
+use anstream::{eprintln, println};
 use anyhow::{Context, Result};
 use live::{Live, Subject, cast};
 use testkit::Lesson;
@@ -44,8 +44,11 @@ pub fn run(call: Call) -> Result<()> {
         println!("port {} is taken: the page is on {}", call.port, live.port());
     }
     println!("{}    (Ctrl-C ends all of it)", live.url());
-    if call.open {
-        open(&live.url())?;
+    // Without a browser the page is there, too.
+    if call.open
+        && let Err(error) = open(&live.url())
+    {
+        eprintln!("{error:#}");
     }
     live.run()
 }
@@ -54,6 +57,6 @@ fn open(url: &str) -> Result<()> {
     let opener = if cfg!(target_os = "macos") { "open" } else { "xdg-open" };
     let mut command = Command::new(opener);
     command.arg(url).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    command.spawn().with_context(|| format!("cannot run {opener}: open {url} yourself"))?;
+    command.spawn().with_context(|| format!("cannot run {opener}: open the page yourself"))?;
     Ok(())
 }
