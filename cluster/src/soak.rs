@@ -148,12 +148,12 @@ async fn start(
         tasks.push(tokio::spawn(publish(jetstream, number, history.clone(), stop.clone())));
     }
     for _ in 0..COUNTERS {
-        let store = client(&cluster.url(), TIMEOUT).await?.get_key_value(BUCKET).await?;
+        let store = client(&cluster.url(), RECOVERY).await?.get_key_value(BUCKET).await?;
         tasks.push(tokio::spawn(count(store, history.clone(), stop.clone())));
     }
     // Each reads from one server, which may be cut off.
     for server in &cluster.servers {
-        let store = client(&server.url(), TIMEOUT).await?.get_key_value(BUCKET).await?;
+        let store = client(&server.url(), RECOVERY).await?.get_key_value(BUCKET).await?;
         tasks.push(tokio::spawn(read(store, history.clone(), stop.clone())));
     }
     Ok(tasks)
@@ -253,7 +253,7 @@ async fn find(cluster: &Cluster) -> Result<Found> {
         found.copies = copies(cluster)?;
     }
     let jetstream = client(&cluster.url(), RECOVERY).await?;
-    let stream = jetstream.get_stream(STREAM).await?;
+    let stream = answered(async || jetstream.get_stream(STREAM).await).await?;
     let count = stream.cached_info().state.messages;
     if count > 0 {
         let config = OrderedConfig { headers_only: true, ..OrderedConfig::default() };
@@ -266,8 +266,25 @@ async fn find(cluster: &Cluster) -> Result<Found> {
             found.stored.insert(sequence, id);
         }
     }
-    found.counter = counter(&jetstream.get_key_value(BUCKET).await?).await?;
+    let store = answered(async || jetstream.get_key_value(BUCKET).await).await?;
+    found.counter = answered(async || counter(&store).await).await?;
     Ok(found)
+}
+
+/// Asks again and again: the servers may not have noticed yet that a leader has gone.
+async fn answered<T, E: Into<Error>>(ask: impl AsyncFn() -> Result<T, E>) -> Result<T> {
+    let deadline = Instant::now() + RECOVERY;
+    loop {
+        let failed: Error = match timeout(TIMEOUT, ask()).await {
+            Ok(Ok(answer)) => return Ok(answer),
+            Ok(Err(error)) => error.into(),
+            Err(late) => late.into(),
+        };
+        if Instant::now() > deadline {
+            return Err(failed);
+        }
+        sleep(PAUSE_AFTER_FAILURE).await;
+    }
 }
 
 /// What each copy holds, of the stream and of the bucket.

@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader};
 use std::net::TcpStream;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use futures::future::try_join_all;
@@ -23,11 +24,13 @@ fn told(server: &Server) -> Result<Vec<String>> {
 
 /// Waits until all servers know of the only subscription to `subject`.
 fn know(servers: &[Server], subject: &str) -> Result<()> {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let has = |list: &Value| list.to_string().contains(&format!("\"{subject}\""));
     for server in servers {
-        if server.monitor("/connz")?["num_connections"] == 1 {
-            server.wait_for_subscriptions(subject, 1)?;
-        } else {
-            server.wait_for_interest(subject, 1)?;
+        while !has(&server.monitor("/subsz?subs=1&limit=100000")?)
+            && !has(&server.monitor("/routez?subs=1")?)
+        {
+            ensure!(Instant::now() < deadline, "{} does not know of {subject}", server.url());
         }
     }
     Ok(())

@@ -22,7 +22,7 @@ async fn main() -> Result<(), async_nats::Error> {
 
     let request = Request::new()
         .payload(json!({ "x": x, "y": y }).to_string().into())
-        .timeout(Some(Duration::from_secs(1)));
+        .timeout(Some(Duration::from_secs(3)));
     let reply = client.send_request("math.sum", request).await;
     let reply = reply.map_err(|error| match error.kind() {
         RequestErrorKind::NoResponders => "no server",

@@ -22,7 +22,7 @@ async fn main() -> Result<(), async_nats::Error> {
 
     let request = Request::new()
         .payload(json!({ "x": x, "y": y }).to_string().into())
-        .timeout(Some(Duration::from_secs(1)));
+        .timeout(Some(Duration::from_secs(3)));
     let reply = client.send_request("math.sum", request).await;
     let Ok(reply) = reply else { return Err("no sum".into()) };
     let Ok(reply) = serde_json::from_slice::<Value>(&reply.payload) else {

@@ -17,7 +17,6 @@ async fn main() -> Result<(), async_nats::Error> {
     let url = std::env::var("NATS_URL").unwrap_or("localhost:4222".into());
     let client = async_nats::connect(url).await?;
     let mut jetstream = jetstream::new(client);
-    jetstream.set_timeout(Duration::from_millis(500));
     let mut args = std::env::args();
     let count = args.find_map(|arg| arg.parse().ok()).unwrap_or(10);
 
@@ -27,6 +26,7 @@ async fn main() -> Result<(), async_nats::Error> {
         ..Default::default()
     };
     jetstream.get_or_create_stream(config).await?;
+    jetstream.set_timeout(Duration::from_millis(500));
 
     for number in 1..=count {
         let id = format!("order-{}-{number:06}", std::process::id());

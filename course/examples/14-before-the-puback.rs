@@ -42,7 +42,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         let reading = reading.to_string();
         mqtt.publish("device/temp", QoS::AtLeastOnce, false, reading).await?;
         println!("prove-1 #{seq}: 21.5 °C");
-        sleep(Duration::from_millis(10)).await;
+        sleep(Duration::from_millis(50)).await;
     }
     Ok(())
 }

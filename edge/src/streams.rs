@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use async_nats::jetstream::consumer::{AckPolicy, push};
 use async_nats::jetstream::stream::{Config, External, Source, StorageType, StreamConsumerSource};
-use async_nats::jetstream::{self, Context, kv};
+use async_nats::jetstream::{Context, ContextBuilder, kv};
 use async_nats::{Client, ConnectOptions};
 
 use crate::edge::{Edge, HUB, LEAF};
@@ -29,13 +29,16 @@ pub const BUCKET_DELIVERY: &str = "edge.leaf1.configs";
 /// has stored.
 const HEARTBEAT: Duration = Duration::from_secs(1);
 
+/// Time for an answer: a machine that starts several servers is busy.
+const PATIENCE: Duration = Duration::from_secs(30);
+
 /// A client of the server with this URL.
 ///
 /// # Errors
 ///
 /// If it cannot connect.
 pub async fn client(url: &str) -> Result<Client> {
-    let connecting = ConnectOptions::new().connect(url).await;
+    let connecting = ConnectOptions::new().connection_timeout(PATIENCE).connect(url).await;
     connecting.with_context(|| format!("cannot connect to {url}"))
 }
 
@@ -45,7 +48,7 @@ pub async fn client(url: &str) -> Result<Client> {
 ///
 /// If it cannot connect.
 pub async fn jetstream(url: &str) -> Result<Context> {
-    Ok(jetstream::new(client(url).await?))
+    Ok(ContextBuilder::new().timeout(PATIENCE).build(client(url).await?))
 }
 
 /// Makes the stream and the bucket on both sides, and lets each side copy what it is to have. Does

@@ -8,7 +8,7 @@ use edged::{Config, Edge};
 use futures::StreamExt;
 use tokio::time::timeout;
 
-use crate::support::{PATIENCE, count, eventually, site, succeeds, wait_until_copied};
+use crate::support::{PATIENCE, count, eventually, site, succeeds, wait_until_copied, wanted};
 
 const SENT: u64 = 1000;
 const SENSOR: &str = "--interval 0s --quiet --count 1000";
@@ -44,10 +44,7 @@ async fn a_reading_crosses_the_line_once_for_each_way_in_which_the_hub_asks_for_
     let hub = client(&edge.hub().url()).await?;
     let mut readings = hub.subscribe(SUBJECT).await?;
     hub.flush().await?;
-    edge.leaf().monitor_until("/leafz?subs=1", |leafz| {
-        let subjects = leafz["leafs"][0]["subscriptions_list"].as_array();
-        subjects.into_iter().flatten().any(|it| it == SUBJECT)
-    })?;
+    wanted(edge.leaf(), SUBJECT, PATIENCE).await?;
     let subscriber = per_reading(&edge, async || {
         for _ in 0..SENT {
             timeout(PATIENCE, readings.next()).await?.context("no reading")?;
@@ -60,6 +57,9 @@ async fn a_reading_crosses_the_line_once_for_each_way_in_which_the_hub_asks_for_
     let mut stored = Vec::new();
     for (config, times) in [(closed(), 1), (open(), 2)] {
         let edge = site(&config).await?;
+        if times == 2 {
+            wanted(edge.leaf(), SUBJECT, PATIENCE).await?;
+        }
         let all = async || {
             let is_all = async || Ok(count(edge.hub(), READINGS).await? >= times * SENT);
             eventually(PATIENCE, "all readings", is_all).await
@@ -70,6 +70,7 @@ async fn a_reading_crosses_the_line_once_for_each_way_in_which_the_hub_asks_for_
     // Compressed, a source and the subject cost less than a source alone.
     let config = Config { remote: "compression: s2_fast".into(), ..open() };
     let edge = site(&config).await?;
+    wanted(edge.leaf(), SUBJECT, PATIENCE).await?;
     let compressed = per_reading(&edge, async || {
         let is_all = async || Ok(count(edge.hub(), READINGS).await? >= 2 * SENT);
         eventually(PATIENCE, "all readings", is_all).await
@@ -95,6 +96,9 @@ async fn a_stream_with_a_source_and_the_subject_stores_everything_twice() -> Res
     for (part, times) in [("nothing", 2), ("list", 1), ("deny_exports", 1)] {
         let edge = Edge::start(&only(part), |_, options| options)?;
         lay(&edge).await?;
+        if times == 2 {
+            wanted(edge.leaf(), SUBJECT, PATIENCE).await?;
+        }
         succeeds(edge.leaf(), "sensor", "--interval 0s --quiet --count 100")?;
         wait_until_copied(&edge, READINGS, PATIENCE).await?;
         // A second lot behind the first: nothing of the first one is on its way any more.

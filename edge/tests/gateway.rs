@@ -14,7 +14,9 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_util::codec::Framed;
 
-use crate::support::{PATIENCE, complete_and_in_order, copied, program, site, stop_sensor, stored};
+use crate::support::{
+    PATIENCE, complete_and_in_order, copied, program, site, stop_sensor, stored, wanted,
+};
 
 const MAX_IN_FLIGHT: usize = 1000;
 /// Readings that are acknowledged before the leaf node dies.
@@ -107,6 +109,7 @@ async fn by_the_gateway_no_reading_is_lost_or_doubled_when_the_leaf_node_dies() 
     let args = format!("--interval 2ms --broker mqtt://127.0.0.1:{port}");
     let mut sensor = program(edge.leaf(), "sensor", &args)?;
     sensor.expect("#200:")?;
+    wanted(edge.hub(), "device.cmd.sensor-1", PATIENCE).await?;
     let mut command = program(edge.hub(), "device-admin", "interval sensor-1 3ms")?;
     command.wait()?;
     sensor.expect("interval set to 3ms")?;

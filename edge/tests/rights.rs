@@ -14,7 +14,7 @@ use futures::StreamExt;
 use tokio::runtime::Runtime;
 use tokio::time::timeout;
 
-use crate::support::{PATIENCE, count, eventually, program, site, wait_until_copied};
+use crate::support::{PATIENCE, count, eventually, program, site, wait_until_copied, wanted};
 
 /// Time for each part of the lesson if one of them fails.
 const SHORT: Duration = Duration::from_secs(4);
@@ -29,13 +29,14 @@ async fn lesson(edge: &Edge, patience: Duration) -> Result<()> {
     let leaf = ConnectOptions::new().custom_inbox_prefix(INBOX_PREFIX);
     let leaf = leaf.connect(edge.leaf().url()).await?;
     let mut status = hub.subscribe("device.status.*").await?;
-    hub.flush().await?;
+    wanted(edge.leaf(), "device.status.*", patience).await?;
     let mut app = program(edge.leaf(), "config-app", "")?.timeout(patience);
     app.expect("watching")?;
     let mut sensor = program(edge.leaf(), "sensor", "--interval 10ms")?.timeout(patience);
     sensor.expect("#5:")?;
     // Presence, and commands.
     timeout(patience, status.next()).await.context("no presence")?;
+    wanted(edge.hub(), "device.cmd.sensor-1", patience).await?;
     let mut command = program(edge.hub(), "device-admin", "interval sensor-1 5ms")?;
     command.wait()?;
     sensor.expect("interval set to 5ms").context("no command")?;

@@ -73,6 +73,17 @@ pub async fn eventually(
     Ok(())
 }
 
+/// Waits until a server knows that `subject` is wanted on the other side of the line: what is published
+/// before does not cross it.
+pub async fn wanted(server: &Server, subject: &str, patience: Duration) -> Result<()> {
+    eventually(patience, &format!("interest in {subject}"), async || {
+        let leafz = server.monitor("/leafz?subs=1")?;
+        let subjects = leafz["leafs"][0]["subscriptions_list"].as_array();
+        Ok(subjects.into_iter().flatten().any(|it| it == subject))
+    })
+    .await
+}
+
 /// How many messages a stream has.
 pub async fn count(server: &Server, stream: &str) -> Result<u64> {
     let stream = jetstream(&server.url()).await?.get_stream(stream).await?;

@@ -90,7 +90,10 @@ fn the_first_consumer_leaves_orders_unacknowledged_when_it_is_stopped() -> Resul
     let mut next = Program::spawn(&mut server.command(CONSUMER))?;
     let ready = next.expect("waiting for orders")?;
     note(&format!("first consumer, stopped {stops} times in full flow: {ready}"))?;
-    ensure!(ready.ends_with(&format!(" {left} unacknowledged")), "{ready}");
+    // nats-server may have counted some acknowledgements since.
+    let found = ready.strip_suffix(" unacknowledged").and_then(|it| it.rsplit(' ').next());
+    let found = found.and_then(|it| it.parse::<u64>().ok());
+    ensure!(found.is_some_and(|found| 0 < found && found <= left), "{left}: {ready}");
     // Those come only when `ack_wait` is over.
     ensure!(
         next.wait_for(|lines| lines.iter().any(|line| line.contains("(delivery 2)"))),

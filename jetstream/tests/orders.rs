@@ -47,11 +47,17 @@ fn note(text: &str) -> Result<()> {
     Ok(writeln!(std::io::stderr(), "{text}")?)
 }
 
-/// Orders delivered and not acknowledged, and orders not delivered yet.
+/// Orders delivered and not acknowledged, and orders not delivered yet, when nats-server has had time to
+/// count the acknowledgements that it has received.
 async fn left(server: &Server) -> Result<(usize, u64)> {
     let stream = client(server).await?.get_stream_no_info(STREAM).await?;
-    let info = stream.consumer_info("order_processor").await?;
-    Ok((info.num_ack_pending, info.num_pending))
+    let begun = Instant::now();
+    loop {
+        let info = stream.consumer_info("order_processor").await?;
+        if info.num_ack_pending == 0 || begun.elapsed() > Duration::from_secs(2) {
+            return Ok((info.num_ack_pending, info.num_pending));
+        }
+    }
 }
 
 /// The order ids in lines of either program, in their order.
@@ -171,7 +177,7 @@ async fn cut_off_at_work(work: &str) -> Result<Working> {
 async fn a_consumer_stopped_before_its_acknowledgement_is_confirmed_says_so() -> Result<()> {
     let Working { mut consumer, link: _link, _server, .. } = cut_off_at_work("4s").await?;
     // Time in which it asks for the next batch. If it is stopped before that, it ends sooner.
-    sleep(Duration::from_millis(200)).await;
+    sleep(Duration::from_secs(1)).await;
     let told = Instant::now();
     let ended = consumer.stop()?;
     assert!(told.elapsed() < Duration::from_secs(5));
@@ -523,7 +529,7 @@ async fn a_consumer_whose_server_died_during_its_work_does_not_wait_for_the_next
     server.kill()?;
     assert!(consumer.wait_for(|lines| lines.len() == 2));
     // Time in which it would ask for the next order. Stopped before that, it has nothing to wait for.
-    sleep(Duration::from_millis(200)).await;
+    sleep(Duration::from_secs(1)).await;
     let told = Instant::now();
     let ended = consumer.stop()?;
     ensure!(ended.code() == Some(1), "{ended:?}");

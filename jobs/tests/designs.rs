@@ -21,7 +21,7 @@ struct Raw {
     consumer: PullConsumer,
     advisories: Subscriber,
     client: Client,
-    _server: Server,
+    server: Server,
 }
 
 impl Raw {
@@ -38,7 +38,7 @@ impl Raw {
         let stream = jetstream::new(client.clone()).create_stream(queue).await?;
         let config = pull::Config { durable_name: Some("workers".into()), ..config };
         let consumer = stream.create_consumer(config).await?;
-        Ok(Self { stream, consumer, advisories, client, _server: server })
+        Ok(Self { stream, consumer, advisories, client, server })
     }
 
     async fn publish(&self, text: &str) -> Result<()> {
@@ -157,17 +157,23 @@ async fn after_the_pinned_program_dies_later_messages_come_before_its_own() -> R
         ..Default::default()
     };
     let queue = Raw::start(config).await?;
-    for number in 1..=4 {
-        queue.publish(&number.to_string()).await?;
-    }
-    let pinned = queue.consumer.stream().group("all").max_messages_per_batch(2);
+    queue.publish("1").await?;
+    queue.publish("2").await?;
+    let client = async_nats::connect(queue.server.url()).await?;
+    let stream = jetstream::new(client.clone()).get_stream("queue").await?;
+    let pinned: PullConsumer = stream.get_consumer("workers").await.map_err(Error::from_boxed)?;
+    let pinned = pinned.stream().group("all").max_messages_per_batch(2);
     let mut messages = pinned.messages().await?;
     for expected in ["1", "2"] {
         let message = messages.next().await.context("no message")??;
         assert_eq!(&message.payload[..], expected.as_bytes());
     }
     // It dies with both unacknowledged.
+    client.drain().await?;
+    queue.server.monitor_until("/connz", |connz| connz["num_connections"] == 1)?;
     drop(messages);
+    queue.publish("3").await?;
+    queue.publish("4").await?;
     let standby = queue.consumer.stream().group("all").max_messages_per_batch(1);
     let mut messages = standby.messages().await?;
     let mut order = Vec::new();

@@ -120,7 +120,7 @@ async fn a_message_that_is_no_job_ends_one_worker_after_the_other() -> Result<()
 #[test]
 fn when_a_worker_is_killed_later_jobs_overtake_its_own() -> Result<()> {
     let queue = Queue::start()?;
-    queue.submit(r#"invoice {"seconds":1} --key k --id first"#)?;
+    queue.submit(r#"invoice {"seconds":4} --key k --id first"#)?;
     let mut killed = queue.first_worker()?;
     queue.server.monitor_until("/jsz?consumers=1", |jsz| {
         jsz.to_string().contains(r#""num_ack_pending":1"#)

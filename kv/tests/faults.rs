@@ -214,7 +214,7 @@ async fn the_admin_makes_a_bucket_again_that_is_gone() -> Result<()> {
     let mut server = Server::start()?;
     new_bucket(&server, StorageType::Memory).await?;
     let mut command = server.command(ADMIN);
-    let mut admin = Program::spawn(command.args(["--cycles", "1", "--interval", "2s"]))?;
+    let mut admin = Program::spawn(command.args(["--cycles", "1", "--interval", "3s"]))?;
     admin.expect("#1 site_maintenance is on")?;
     server.kill()?;
     server.restart()?;

@@ -21,6 +21,8 @@ const NAME: &str = "live";
 const ASK: Duration = Duration::from_millis(500);
 /// Time that it has to answer.
 const TIMEOUT: Duration = Duration::from_secs(1);
+/// Time that it has to answer if something is to be deleted: its disk may be slow.
+const PATIENCE: Duration = Duration::from_secs(20);
 /// Strangers publish so often, so many messages each time. A message of theirs has to come between
 /// two lines that `hello` sends together.
 const STRANGERS: (Duration, usize) = (Duration::from_millis(1), 10);
@@ -150,7 +152,7 @@ impl Observer {
     }
 
     async fn request(&self, subject: &str) -> Result<Value> {
-        let answer = timeout(TIMEOUT, self.nats.request(subject.to_owned(), "".into())).await;
+        let answer = timeout(PATIENCE, self.nats.request(subject.to_owned(), "".into())).await;
         let answer = answer.context("nats-server is away")??;
         Ok(serde_json::from_slice(&answer.payload)?)
     }

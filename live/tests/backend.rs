@@ -53,7 +53,7 @@ fn a_killed_worker_is_gone_and_its_loss_is_counted_exactly() -> Result<()> {
     let mut events = backend.events("queue-groups")?;
     let pid = backend.find("--name ann")?.context("ann does not run")?;
     // While it has something to lose.
-    events.until(|sections| bar(sections, "ann").is_some_and(|(waiting, _)| waiting > 20))?;
+    events.until(|sections| bar(sections, "ann").is_some_and(|(waiting, _)| waiting > 60))?;
     backend.press_well("queue-groups/ann/kill")?;
     backend.until("--name ann", |pids| !pids.contains(&pid))?;
     let told = events.told("ann was killed")?;
@@ -79,7 +79,9 @@ fn a_killed_worker_is_gone_and_its_loss_is_counted_exactly() -> Result<()> {
 fn a_stopped_service_loses_nothing_and_a_first_version_is_another_program() -> Result<()> {
     let backend = Backend::start()?;
     let mut events = backend.events("queue-groups")?;
-    events.until(|sections| bar(sections, "bob").is_some_and(|(_, printed)| printed > 0))?;
+    // It has seconds for what it has received.
+    let is_at_work = |(waiting, printed)| waiting < 30 && printed > 0;
+    events.until(|sections| bar(sections, "bob").is_some_and(is_at_work))?;
     backend.press_well("queue-groups/bob/stop")?;
     let told = events.told("bob was stopped")?;
     assert!(told.contains("it had printed all"), "{told}");

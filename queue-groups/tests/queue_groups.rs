@@ -115,6 +115,7 @@ fn a_killed_worker_is_replaced_at_once() -> Result<()> {
         .collect();
     let entries: Vec<&[u8]> = entries.iter().map(String::as_bytes).collect();
     server_takes(&server, &entries)?;
+    handled.wait_for(200_001..=201_000)?;
     for worker in &mut workers {
         assert!(count_of(&worker.stop()?)? > 0);
     }

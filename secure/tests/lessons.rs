@@ -115,8 +115,9 @@ fn plant(playground: &Playground) -> Result<()> {
     stop(recorder)?;
     stop(backend)?;
     // It recalls what was recorded before.
-    let recorder = playground.start_program("recorder", "", "recording")?;
+    let mut recorder = playground.start_program("recorder", "", "recording")?;
     playground.run("sensor", "--count 2 --interval 10ms")?;
+    recorder.expect("#2")?;
     stop(recorder)?;
     Runtime::new()?.block_on(async {
         let client = playground.bystander("PLANT").await?;

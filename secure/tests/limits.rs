@@ -56,6 +56,7 @@ fn one_connection_too_many_is_refused_and_the_others_go_on() -> Result<()> {
     others_go_on(&playground)?;
     // There is room again.
     stop(second)?;
+    playground.server.monitor_until("/connz", |connz| connz["num_connections"] == 1)?;
     playground.run("log-publisher", "--count 3")?;
     first.expect("log 3")?;
     stop(first)?;

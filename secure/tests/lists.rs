@@ -1,7 +1,7 @@
 //! The lists suffice, and each of their entries is needed.
 
 use std::collections::BTreeSet;
-use std::sync::Mutex;
+use std::sync::{Condvar, Mutex, PoisonError};
 use std::thread;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -13,9 +13,11 @@ use tokio::time::timeout;
 use crate::lessons::play;
 use crate::support::{PATIENCE, Playground};
 
-/// Servers or connections at a time, for each test. With six, a program on a busy machine got no answer in
-/// the time that it has to connect.
-const AT_A_TIME: usize = 3;
+/// Servers at a time, of all tests together, or connections of one. With many more, a program on a busy
+/// machine gets no answer in the time that it has to connect.
+const AT_A_TIME: usize = 6;
+/// How many servers run.
+static RUNNING: (Mutex<usize>, Condvar) = (Mutex::new(0), Condvar::new());
 /// The other form of the subjects on which messages are acknowledged.
 const ACKS_V2: &str = "feature_flags { js_ack_fc_v2: true }";
 
@@ -26,7 +28,7 @@ pub fn for_each<T: Send>(items: Vec<T>, check: impl Fn(T) -> Result<()> + Sync) 
         for _ in 0..AT_A_TIME {
             scope.spawn(|| {
                 while let Some(item) = items.lock().ok().and_then(|mut items| items.pop()) {
-                    if let Err(error) = check(item)
+                    if let Err(error) = in_turn(|| check(item))
                         && let Ok(mut errors) = errors.lock()
                     {
                         errors.push(format!("{error:#}"));
@@ -38,6 +40,18 @@ pub fn for_each<T: Send>(items: Vec<T>, check: impl Fn(T) -> Result<()> + Sync) 
     let errors = errors.into_inner().unwrap_or_default();
     ensure!(errors.is_empty(), "{}", errors.join("\n"));
     Ok(())
+}
+
+/// Calls `check` when there is room for one more server.
+fn in_turn(check: impl FnOnce() -> Result<()>) -> Result<()> {
+    let (running, ended) = &RUNNING;
+    let lock = || running.lock().unwrap_or_else(PoisonError::into_inner);
+    let room = ended.wait_while(lock(), |running| *running >= AT_A_TIME);
+    *room.unwrap_or_else(PoisonError::into_inner) += 1;
+    let result = check();
+    *lock() -= 1;
+    ended.notify_one();
+    result
 }
 
 /// One user of each lesson.

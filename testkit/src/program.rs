@@ -45,7 +45,7 @@ const LONGEST_LINE: u64 = 1 << 20;
 
 /// How long the output of a program that has ended may take. A process that it has started may keep
 /// its pipes open for ever.
-const LAST_LINES: Duration = Duration::from_secs(1);
+const LAST_LINES: Duration = Duration::from_secs(5);
 
 /// How a program ended, and its whole output.
 #[derive(Debug)]

@@ -139,20 +139,17 @@ impl Host<'_> {
             Self::Own(server) => server,
             Self::Several(servers) => {
                 let ports = servers.usual_ports().iter().zip(servers.servers());
-                return Ok(ports.fold(value.to_owned(), |value, (usual, server)| {
-                    let here = |port: u16| format!("//localhost:{port}");
-                    let value = value.replace(&here(usual.nats), &here(server.port()));
-                    value.replace(&here(usual.mqtt), &here(server.mqtt_port()))
-                }));
+                let ports = ports.flat_map(|(usual, server)| {
+                    [(usual.nats, server.port()), (usual.mqtt, server.mqtt_port())]
+                });
+                return Ok(with_ports(value, &ports.collect::<Vec<_>>()));
             }
             Self::Running(_) => return Ok(value.to_owned()),
         };
         if let Some(file) = value.strip_prefix("$(cat ").and_then(|rest| rest.strip_suffix(')')) {
             return fs::read_to_string(server.folder().join(file)).context(file.to_owned());
         }
-        let nats = format!("//localhost:{}", server.port());
-        let mqtt = format!("//localhost:{}", server.mqtt_port());
-        Ok(value.replace("//localhost:4222", &nats).replace("//localhost:8883", &mqtt))
+        Ok(with_ports(value, &[(4222, server.port()), (8883, server.mqtt_port())]))
     }
 
     /// The servers of the scene's own.
@@ -562,6 +559,21 @@ pub fn is_match(expected: &str, printed: &str) -> bool {
         .is_ok()
 }
 
+/// The value with other ports: pairs of a usual one, and the one in its place.
+fn with_ports(value: &str, ports: &[(u16, u16)]) -> String {
+    const HOST: &str = "//localhost:";
+    let mut pieces = value.split(HOST);
+    let mut here = pieces.next().unwrap_or_default().to_owned();
+    for piece in pieces {
+        let (port, rest) =
+            piece.split_at(piece.find(|c: char| !c.is_ascii_digit()).unwrap_or(piece.len()));
+        let other = ports.iter().find(|(usual, _)| usual.to_string() == port);
+        let port = other.map_or(port.to_owned(), |(_, other)| other.to_string());
+        here.extend([HOST, &port, rest]);
+    }
+    here
+}
+
 #[cfg(test)]
 mod tests {
     use std::fs;
@@ -790,6 +802,16 @@ mod tests {
         assert!(blocks[3].ends_with(&format!("shows\n{}\n", urls.join(","))), "{}", blocks[3]);
         assert!(play.play(Host::Running(None)).is_err());
         Ok(())
+    }
+
+    #[test]
+    fn a_port_is_replaced_once_and_as_a_whole() {
+        let ports = [(4231, 18315), (1831, 20000), (4232, 1831)];
+        let value =
+            "nats://localhost:4231,nats://localhost:4232 mqtt://localhost:1831/a //localhost:42";
+        let here =
+            "nats://localhost:18315,nats://localhost:1831 mqtt://localhost:20000/a //localhost:42";
+        assert_eq!(with_ports(value, &ports), here);
     }
 
     #[test]

@@ -162,7 +162,8 @@ fn a_link_delays_and_stays_silent_when_it_is_cut() -> Result<()> {
     assert!(client.line().is_err());
     link.heal();
     client.writer.set_read_timeout(Some(Duration::from_secs(60)))?;
-    assert_eq!(client.line()?, "PONG");
+    // nats-server may have sent a PING of its own.
+    while client.line()? != "PONG" {}
 
     link.reset();
     assert!(client.ping().is_err());

@@ -26,6 +26,7 @@ impl Secure {
         up.arg("--data").arg(data).args(["--ports", &ports.join(",")]).args(flags);
         let mut server = Program::spawn(&mut up)?.quiet();
         server.expect_stderr("Server is ready")?;
+        server.expect("unset ")?;
         let lines = server.stdout();
         Ok(Self { server, lines })
     }

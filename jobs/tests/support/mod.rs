@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Error, Result, ensure};
 use async_nats::HeaderMap;
@@ -14,6 +14,7 @@ use rusqlite::{Connection, OpenFlags};
 use serde_json::Value;
 use tempfile::TempDir;
 use testkit::{Ended, Options, Program, Server};
+use tokio::time::sleep;
 
 const SUBMIT: &str = env!("CARGO_BIN_EXE_job-submit");
 const WORKER: &str = env!("CARGO_BIN_EXE_job-worker");
@@ -118,13 +119,24 @@ impl Queue {
         let stream = self.jetstream().await?.get_stream("jobs").await?;
         let consumer: PullConsumer =
             stream.get_consumer(consumer).await.map_err(Error::from_boxed)?;
-        let batch = consumer.batch().max_messages(count).expires(ACK_WAIT / 3);
+        let batch = consumer.batch().max_messages(count).expires(ACK_WAIT * 3 / 5);
         let messages = batch.messages().await?.map_err(Error::from_boxed);
         let messages: Vec<_> = messages.try_collect().await?;
         for message in &messages {
             message.ack_with(AckKind::Nak(None)).await.map_err(Error::from_boxed)?;
         }
         Ok(messages.len())
+    }
+
+    /// Waits until an attempt of this kind is in the database.
+    pub async fn until_begun(&self, condition: &str) -> Result<()> {
+        let attempt = format!("SELECT 1 FROM attempts WHERE {condition}");
+        let give_up = Instant::now() + 10 * ACK_WAIT;
+        while !self.sql()?.prepare(&attempt)?.exists([])? {
+            ensure!(Instant::now() < give_up, "no attempt has begun where {condition}");
+            sleep(Duration::from_millis(50)).await;
+        }
+        Ok(())
     }
 
     pub fn sql(&self) -> Result<Connection> {

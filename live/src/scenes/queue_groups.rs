@@ -145,6 +145,7 @@ impl Play for QueueGroups {
     fn tick(&mut self, desk: &mut Desk, now: Instant) {
         let late = self.late(desk, now);
         if late == 0 {
+            self.pending = (0, None);
             return;
         }
         // One sentence when it has stopped growing, or every 5 s.

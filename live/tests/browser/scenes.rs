@@ -150,8 +150,9 @@ const CLOSED: &str = "return document.querySelectorAll('#detail .shop.closed').l
 #[test]
 fn kv_shops_follow_the_switch_and_a_first_version_goes_deaf() -> Result<()> {
     Page::open("kv")?.silently(|page| {
+        let pid = page.process("shop-2", None)?;
         page.press("shop-2", "version")?;
-        page.printed("shop-2", "site_maintenance")?;
+        page.is_connected("shop-2", pid)?;
         for _ in 0..2 {
             page.press("scene", "on")?;
             page.until("in maintenance", CLOSED, |count| *count == json!(3))?;

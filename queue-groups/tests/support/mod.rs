@@ -40,16 +40,31 @@ impl Handled {
         }
     }
 
+    /// Waits until `is_so`, as long as entries are handled.
+    fn until(&self, what: &str, is_so: impl Fn(&Entries) -> bool) -> Result<()> {
+        let patience = Duration::from_secs(20);
+        let (entries, changed) = &*self.0;
+        let mut entries = entries.lock().unwrap_or_else(PoisonError::into_inner);
+        while !is_so(&entries) {
+            let before = entries.count;
+            (entries, _) = changed
+                .wait_timeout_while(entries, patience, |entries| entries.count == before)
+                .unwrap_or_else(PoisonError::into_inner);
+            ensure!(entries.count > before, "{before} were handled, then none: no {what}");
+        }
+        Ok(())
+    }
+
     /// Waits until `count` entries were handled.
     pub fn wait(&self, count: u64) -> Result<()> {
-        let (entries, changed) = &*self.0;
-        let entries = entries.lock().unwrap_or_else(PoisonError::into_inner);
-        let patience = Duration::from_secs(20);
-        let (entries, _) = changed
-            .wait_timeout_while(entries, patience, |entries| entries.count < count)
-            .unwrap_or_else(PoisonError::into_inner);
-        ensure!(entries.count >= count, "only {} of {count} were handled", entries.count);
-        Ok(())
+        self.until(&format!("{count} entries"), |entries| entries.count >= count)
+    }
+
+    /// Waits until each of the ids was handled.
+    pub fn wait_for(&self, mut ids: impl Iterator<Item = u64>) -> Result<()> {
+        ids.try_for_each(|id| {
+            self.until(&format!("log {id}"), |entries| entries.times.contains_key(&id))
+        })
     }
 
     /// How many of the ids nobody has handled.

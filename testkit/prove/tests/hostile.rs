@@ -21,9 +21,9 @@ fn start(name: &str, script: &str) -> Result<(Instance, PathBuf)> {
     Ok((trial.launch(&server).start()?, folder))
 }
 
-/// Waits a second for what never comes, and returns what is wrong.
-fn flaw(instance: &mut Instance) -> Result<Flaw> {
-    let waited = instance.wait(Duration::from_secs(1), "it did something", || Ok(None::<()>));
+/// Waits for what never comes, and returns what is wrong.
+fn flaw(instance: &mut Instance, limit: Duration) -> Result<Flaw> {
+    let waited = instance.wait(limit, "it did something", || Ok(None::<()>));
     waited.err().context("it came")?.downcast()
 }
 
@@ -42,7 +42,7 @@ fn is_gone(file: &Path) -> Result<()> {
 #[test]
 fn a_program_that_ends_at_once_is_told_how() -> Result<()> {
     let (mut instance, _) = start("ends", "echo no such module >&2; exit 3")?;
-    let flaw = flaw(&mut instance)?;
+    let flaw = flaw(&mut instance, Duration::from_secs(20))?;
     assert_eq!(flaw.figure, "it ended before it did something");
     assert!(flaw.saw.contains("exited with code 3"), "{flaw}");
     assert!(flaw.saw.contains("`no such module`"), "{flaw}");
@@ -57,7 +57,7 @@ fn output_without_end_is_read_and_a_part_of_it_kept() -> Result<()> {
         ("binary", "cat /dev/urandom"),
     ] {
         let (mut instance, folder) = start(name, script)?;
-        let flaw = flaw(&mut instance)?;
+        let flaw = flaw(&mut instance, Duration::from_secs(1))?;
         assert_eq!(flaw.figure, "1.0 s went by before it did something");
         drop(instance);
         let kept = fs::metadata(folder.join("copy-1.txt"))?.len();

@@ -73,9 +73,11 @@ pub fn obey(topology: &mut impl Topology) -> Result<()> {
         disable_raw_mode()?;
     }
     for server in topology.servers_mut().iter_mut().filter(|server| server.is_running()) {
-        // A paused one would not stop.
-        server.resume()?;
-        server.stop()?;
+        // A paused one would not stop; one that ends by itself meanwhile has stopped.
+        let stopped = server.resume().and_then(|()| server.stop());
+        if server.is_running() {
+            stopped?;
+        }
     }
     Ok(())
 }

@@ -8,7 +8,7 @@ use testkit::{Server, Signal};
 
 use crate::instance::Instance;
 use crate::roles::switch::{KEY, bucket, delete};
-use crate::roles::{ends, ends_without_nats_server, restarted};
+use crate::roles::{ends, ends_without_nats_server, has_asked, restarted};
 use crate::verdict::{Flaw, shown};
 use crate::{Check, Role, Trial};
 
@@ -175,10 +175,10 @@ fn every_change(trial: &Trial) -> Result<String> {
 
 fn bucket_missing(trial: &Trial) -> Result<String> {
     let server = trial.server()?;
-    let did = "It was started when there was no bucket. 1 s later the bucket was created, with the value true.";
+    let did = "It was started when there was no bucket. When it had looked for it for 1 s, the bucket was created, with the value true.";
     let likely = "A missing bucket is no error for a program that only reads it: wait for it, and look again.";
     let mut app = trial.launch(&server).start()?;
-    thread::sleep(Duration::from_secs(1));
+    has_asked(&mut app, &server)?;
     if let Some(end) = app.end()? {
         bail!(Flaw::new("it ended because there was no bucket").did(did).saw(end).likely(likely));
     }

@@ -141,10 +141,11 @@ fn idle(trial: &Trial, server: &Server) -> Result<Instance> {
     Ok(worker)
 }
 
-/// Starts a copy that is idle, and has had time to hear that its acknowledgement arrived.
+/// Starts a copy that is idle, and has had time to hear that its acknowledgement arrived: a program may
+/// ask for that after each batch, and a batch may last for a second or two.
 fn long_idle(trial: &Trial, server: &Server) -> Result<Instance> {
     let worker = idle(trial, server)?;
-    thread::sleep(Duration::from_secs(2));
+    thread::sleep(Duration::from_secs(4));
     Ok(worker)
 }
 

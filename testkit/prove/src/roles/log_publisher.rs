@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
 use serde_json::Value;
 
 use crate::roles::{denied, without_publishing};
@@ -52,11 +52,11 @@ fn arrives(trial: &Trial) -> Result<String> {
         let mut publisher = trial.launch(&server).args(FLAGS).start()?;
         let end = publisher.ends_by_itself(DONE)?;
         let mut ids = BTreeSet::new();
-        // nats-server passes messages on at once: a moment without any is the end.
-        let quiet = Duration::from_millis(300);
-        while let Ok(Some(log)) =
-            trial.block_on(async { tokio::time::timeout(quiet, logs.next()).await })
-        {
+        // nats-server has read everything when it has noticed the end, and then passed it on before it
+        // answers.
+        server.monitor_until("/connz", |connz| connz["num_connections"] == 1)?;
+        trial.block_on(nats.flush())?;
+        while let Some(Some(log)) = logs.next().now_or_never() {
             let log: Value = serde_json::from_slice(&log.payload).unwrap_or_default();
             ids.extend(log["id"].as_u64());
         }

@@ -14,7 +14,7 @@ const SUBJECT: &str = "math.sum";
 const LESSON: &str = "rpc/README.md#what-the-service-adds";
 
 /// The arguments: two numbers, and how long to wait.
-const ASKS: &str = "17 25 --timeout 1s";
+const ASKS: &str = "17 25 --timeout 3s";
 
 /// A run of it has to be over by then, also without a reply.
 const DONE: Duration = Duration::from_secs(20);

@@ -288,10 +288,11 @@ fn shares_requests(trial: &Trial) -> Result<String> {
         for _ in 0..REQUESTS {
             nats.publish_with_reply(SUBJECT, inbox.clone(), r#"{"x":1,"y":2}"#.into()).await?;
         }
-        // A moment without any message ends the count: a reply too many has to be waited for.
-        let quiet = Duration::from_millis(500);
         let mut counts = (0, 0);
         loop {
+            // A reply too many has to be waited for, too, but not for as long.
+            let is_early = counts.0 + counts.1 < REQUESTS;
+            let quiet = Duration::from_millis(if is_early { 5_000 } else { 500 });
             tokio::select! {
                 reply = replies.next() => {
                     reply.context("the connection is closed")?;

@@ -72,6 +72,17 @@ fn starts(trial: &Trial, subject: &str) -> Result<String> {
     Ok(format!("subscribed after {}", shown(begun.elapsed())))
 }
 
+/// Waits until a program has asked something of nats-server, and a second longer: what it makes of the
+/// answer shows then.
+fn has_asked(instance: &mut Instance, server: &Server) -> Result<()> {
+    const STARTED: Duration = Duration::from_secs(30);
+    instance.wait(STARTED, "it asked nats-server for anything", || {
+        Ok((server.monitor("/varz")?["in_msgs"].as_u64() > Some(0)).then_some(()))
+    })?;
+    thread::sleep(Duration::from_secs(1));
+    Ok(())
+}
+
 /// The configuration of a server that lets a program publish on any subject but this one.
 fn without_publishing(subject: &str) -> String {
     format!(

@@ -10,7 +10,7 @@ use testkit::{Server, Signal};
 use crate::instance::Instance;
 use crate::roles::durable::number;
 use crate::roles::orders::{CREATED, ORDERS as STREAM, create, id, store};
-use crate::roles::{ends, ends_without_nats_server, restarted};
+use crate::roles::{ends, ends_without_nats_server, has_asked, restarted};
 use crate::verdict::{Flaw, shown};
 use crate::{Check, Role, Seen, Trial};
 
@@ -127,10 +127,11 @@ fn idle(trial: &Trial, server: &Server) -> Result<Instance> {
     Ok(instance)
 }
 
-/// Starts a copy that is idle, and has had time to hear that its acknowledgement arrived.
+/// Starts a copy that is idle, and has had time to hear that its acknowledgement arrived: a program may
+/// ask for that after each batch, and a batch may last for a second or two.
 fn long_idle(trial: &Trial, server: &Server) -> Result<Instance> {
     let instance = idle(trial, server)?;
-    thread::sleep(Duration::from_secs(2));
+    thread::sleep(Duration::from_secs(4));
     Ok(instance)
 }
 
@@ -297,13 +298,19 @@ fn stopped_in_full_flow(trial: &Trial) -> Result<String> {
         .map_err(|flaw| flaw.did(&did).likely(likely))?;
     consumer.signal(Signal::TERM);
     let end = consumer.ends_well(("SIGTERM", Instant::now()));
-    // nats-server has read everything when it has noticed the end.
+    // nats-server has read everything when it has noticed the end; it counts acknowledgements a moment
+    // later.
     let own = Duration::from_secs(5);
     let begun = Instant::now();
-    while number(&server.monitor("/connz")?, "/num_connections") > 1 && begun.elapsed() < own {
+    let info = loop {
+        let connections = number(&server.monitor("/connz")?, "/num_connections");
+        let info = STREAM.consumer_info(&server)?;
+        let is_over = connections <= 1 && number(&info, "/num_ack_pending") == 0;
+        if is_over || begun.elapsed() > own {
+            break info;
+        }
         thread::sleep(Duration::from_millis(5));
-    }
-    let info = STREAM.consumer_info(&server)?;
+    };
     let (left, pending) = (number(&info, "/num_ack_pending"), number(&info, "/num_pending"));
     let handled = seen.wait(ORDERS - pending, Duration::from_secs(2));
     if left > 0 || end.is_err() {
@@ -367,10 +374,10 @@ fn poison_order(trial: &Trial) -> Result<String> {
 fn stream_missing(trial: &Trial) -> Result<String> {
     let (server, seen) = (trial.server()?, seen());
     let nats = trial.client(&server)?;
-    let did = "It was started when there was no stream. 1.5 s later the stream was created, and 10 orders were stored.";
+    let did = "It was started when there was no stream. When it had looked for it for 1 s, the stream was created, and 10 orders were stored.";
     let likely = "A missing stream is no error for a consumer: the publisher creates it. Wait for it, and look again.";
     let mut consumer = trial.launch(&server).watched(&seen).start()?;
-    thread::sleep(Duration::from_millis(1_500));
+    has_asked(&mut consumer, &server)?;
     if let Some(end) = consumer.end()? {
         bail!(Flaw::new("it ended because there was no stream").did(did).saw(end).likely(likely));
     }

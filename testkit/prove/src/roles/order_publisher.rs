@@ -171,14 +171,14 @@ fn disk_full(trial: &Trial) -> Result<String> {
     Ok(format!("{} reported, {} stored, exit code 1", it.reported, it.stored))
 }
 
-/// Starts a copy over a link of 30 ms each way: the acknowledgements of orders are on their way for a
+/// Starts a copy over a link of 100 ms each way: the acknowledgements of orders are on their way for a
 /// while.
 fn far_away(trial: &Trial, flags: &str) -> Result<(Server, Link, Instance)> {
     let server = trial.server()?;
     let nats = trial.client(&server)?;
     trial.block_on(create(&nats, StorageType::File))?;
     let link = Link::to(server.port())?;
-    link.delay(Duration::from_millis(30));
+    link.delay(Duration::from_millis(100));
     let publisher = trial.launch(&server).args(flags).url(&link.url()).start()?;
     Ok((server, link, publisher))
 }
@@ -209,7 +209,7 @@ fn three_kills(trial: &Trial) -> Result<String> {
     let ids = trial.block_on(stored(&nats))?;
     let it = Comparison::new(&publisher, &ids);
     let did = format!(
-        "It was started with --count 2000 --storage file, over a link of 30 ms each way. nats-server was killed {kills} times in the middle, and was back 0.3 s later."
+        "It was started with --count 2000 --storage file, over a link of 100 ms each way. nats-server was killed {kills} times in the middle, and was back 0.3 s later."
     );
     if it.missing > 0 || it.doubled > 0 || end.code != Some(0) {
         let figure = if it.missing + it.doubled > 0 {
@@ -299,7 +299,7 @@ fn stopped_in_full_flow(trial: &Trial) -> Result<String> {
         let saw = publisher.end()?.unwrap_or_else(|| "It runs on.".into());
         bail!(
             Flaw::new(format!("{} orders stored and not reported, {} reported and not stored", it.unreported, it.missing))
-                .did("It got SIGTERM in the middle of its orders, over a link of 30 ms each way.")
+                .did("It got SIGTERM in the middle of its orders, over a link of 100 ms each way.")
                 .saw(format!("{saw} It had reported {} orders, and {} are stored.", it.reported, it.stored))
                 .likely("Acknowledgements that were on their way are not waited for. Stop publishing, take the acknowledgements that are missing, then end.")
         );

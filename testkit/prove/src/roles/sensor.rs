@@ -135,7 +135,7 @@ fn starts(trial: &Trial) -> Result<String> {
 fn slow_broker(trial: &Trial) -> Result<String> {
     const STANDS_STILL: Duration = Duration::from_secs(2);
     let mut server = broker(trial)?;
-    let flags = format!("--id {ID} --count 20 --interval 10ms --qos 1");
+    let flags = format!("--id {ID} --count 20 --interval 50ms --qos 1");
     let mut sensor = trial.launch(&server).args(&flags).start()?;
     sensor.wait(SENT, "a reading arrived", || Ok((count(&server)? > 0).then_some(())))?;
     server.suspend()?;
