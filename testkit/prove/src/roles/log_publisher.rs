@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 use futures::{FutureExt, StreamExt};
 use serde_json::Value;
 
-use crate::roles::{denied, without_publishing};
+use crate::roles::{denied, round_trip, without_publishing};
 use crate::verdict::Flaw;
 use crate::{Check, Role, Trial};
 
@@ -52,10 +52,10 @@ fn arrives(trial: &Trial) -> Result<String> {
         let mut publisher = trial.launch(&server).args(FLAGS).start()?;
         let end = publisher.ends_by_itself(DONE)?;
         let mut ids = BTreeSet::new();
-        // nats-server has read everything when it has noticed the end, and then passed it on before it
-        // answers.
+        // nats-server has read everything when it has noticed the end, and what comes back to the
+        // subscriber then comes after it.
         server.monitor_until("/connz", |connz| connz["num_connections"] == 1)?;
-        trial.block_on(nats.flush())?;
+        trial.block_on(round_trip(&nats))?;
         while let Some(Some(log)) = logs.next().now_or_never() {
             let log: Value = serde_json::from_slice(&log.payload).unwrap_or_default();
             ids.extend(log["id"].as_u64());

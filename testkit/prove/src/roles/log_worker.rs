@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use async_nats::Client;
 use futures::{FutureExt, StreamExt};
 use rand::RngExt;
@@ -13,7 +13,7 @@ use testkit::{Link, Server, Signal};
 use tokio::task::{JoinHandle, unconstrained};
 
 use crate::instance::Instance;
-use crate::roles::{ends, ends_without_nats_server, restarted, starts, works_again};
+use crate::roles::{ends, ends_without_nats_server, restarted, round_trip, starts, works_again};
 use crate::verdict::{Flaw, shown};
 use crate::{Check, Role, Seen, Trial};
 
@@ -105,16 +105,7 @@ async fn publish(nats: &Client, numbers: impl Iterator<Item = u64>) -> Result<()
     for number in numbers {
         nats.publish(SUBJECT, entry(number).into()).await?;
     }
-    arrived(nats).await
-}
-
-/// Waits until nats-server has everything that was published.
-async fn arrived(nats: &Client) -> Result<()> {
-    let inbox = nats.new_inbox();
-    let mut echo = nats.subscribe(inbox.clone()).await?;
-    nats.publish(inbox, "".into()).await?;
-    echo.next().await.context("the connection is closed")?;
-    Ok(())
+    round_trip(nats).await
 }
 
 /// How many of the entries up to `count` are not handled, and how many more than once.
@@ -158,7 +149,7 @@ impl Feed {
                 nats.publish(SUBJECT, entry(number).into()).await?;
                 count.store(number, Ordering::Relaxed);
             }
-            arrived(&nats).await
+            round_trip(&nats).await
         });
         Self { published, stop, task }
     }
@@ -289,7 +280,15 @@ fn stopped_in_full_flow(trial: &Trial) -> Result<String> {
     let end = workers[victim].ends_well(("SIGTERM", told));
     thread::sleep(Duration::from_millis(200));
     let published = feed.stop(trial)?;
-    let _ = seen.wait(published, HANDLED);
+    // As long as entries are handled.
+    let mut handled = seen.count();
+    while handled < published {
+        let before = handled;
+        handled = seen.wait(before + 1, Duration::from_secs(3));
+        if handled == before {
+            break;
+        }
+    }
     let (missing, repeated) = missing_and_repeated(&seen, 1..=published);
     if missing + repeated > 0 {
         let saw = workers[victim].end()?.unwrap_or_else(|| "It runs on.".into());

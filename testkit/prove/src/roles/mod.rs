@@ -21,7 +21,9 @@ mod switch;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
+use async_nats::Client;
+use futures::StreamExt;
 use testkit::{Link, Server, Signal};
 
 use crate::instance::Instance;
@@ -70,6 +72,16 @@ fn starts(trial: &Trial, subject: &str) -> Result<String> {
     let begun = Instant::now();
     let _instance = trial.launch(&server).ready(subject)?;
     Ok(format!("subscribed after {}", shown(begun.elapsed())))
+}
+
+/// Waits until nats-server has everything that this client published, and the client all that it was sent
+/// before.
+async fn round_trip(nats: &Client) -> Result<()> {
+    let inbox = nats.new_inbox();
+    let mut echo = nats.subscribe(inbox.clone()).await?;
+    nats.publish(inbox, "".into()).await?;
+    echo.next().await.context("the connection is closed")?;
+    Ok(())
 }
 
 /// Waits until a program has asked something of nats-server, and a second longer: what it makes of the
