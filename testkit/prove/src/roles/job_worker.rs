@@ -141,6 +141,16 @@ fn idle(trial: &Trial, server: &Server) -> Result<Instance> {
     Ok(worker)
 }
 
+/// Starts two copies, the second one when the first has asked for jobs: nats-server tells of a consumer a
+/// moment before it answers requests to it.
+fn two_workers(queue: &Queue, flags: &str) -> Result<[Instance; 2]> {
+    let mut first = queue.worker(flags)?;
+    first.wait(READY, "it asked for jobs", || {
+        Ok((queue.figures()?.sum("/num_waiting") > 0).then_some(()))
+    })?;
+    Ok([first, queue.worker(flags)?])
+}
+
 /// Starts a copy that is idle, and has had time to hear that its acknowledgement arrived: a program may
 /// ask for that after each batch, and a batch may last for a second or two.
 fn long_idle(trial: &Trial, server: &Server) -> Result<Instance> {
@@ -296,7 +306,7 @@ fn long_job(trial: &Trial) -> Result<String> {
     const DID: &str = "Two copies were started with --work 15s, and a job was stored.";
     let likely = "A job that is not acknowledged within ack_wait is delivered again, to another worker, while it runs. Report progress now and then (`AckKind::Progress`), each third of ack_wait for instance.";
     let queue = Queue::start(trial)?;
-    let mut copies = [queue.worker("--work 15s")?, queue.worker("--work 15s")?];
+    let mut copies = explain(two_workers(&queue, "--work 15s"), DID, likely)?;
     for copy in &mut copies {
         let is_ready = copy.wait(READY, "two copies had asked for jobs", || {
             // With that of the check.
@@ -350,7 +360,7 @@ fn does_jobs(trial: &Trial) -> Result<String> {
     let emails = jobs("email", 1..=200);
     let invoices = (1..=40).map(|n| Job::new("invoice", n).key(&format!("customer-{}", n % 8)));
     let all: Vec<Job> = emails.into_iter().chain(invoices).collect();
-    let mut copies = [queue.worker("")?, queue.worker("")?];
+    let mut copies = explain(two_workers(&queue, ""), DID, LIKELY)?;
     queue.submit(&all)?;
     let begun = Instant::now();
     let [one, other] = &mut copies;
@@ -601,7 +611,7 @@ fn order_of_a_key(trial: &Trial) -> Result<String> {
         };
         numbers.flat_map(of_all_keys).collect::<Vec<Job>>()
     };
-    let mut copies = [queue.worker("--work 50ms")?, queue.worker("--work 50ms")?];
+    let mut copies = explain(two_workers(&queue, "--work 50ms"), DID, LIKELY)?;
     let [one, other] = &mut copies;
     explain(queue.until_all_work(&mut [one, other]), DID, LIKELY)?;
     queue.submit(&invoices(1..=EACH / 2))?;
