@@ -15,7 +15,7 @@ fn stored(server: &Server) -> Result<u64> {
 }
 
 /// Waits until a server's copy of the stream has so many messages.
-fn has(server: &Server, count: u64) -> Result<()> {
+fn until_has(server: &Server, count: u64) -> Result<()> {
     server.monitor_until("/jsz?streams=1", |jsz| {
         jsz["account_details"][0]["stream_detail"][0]["state"]["messages"] == count
     })?;
@@ -23,7 +23,7 @@ fn has(server: &Server, count: u64) -> Result<()> {
 }
 
 fn until_all_have(cluster: &Cluster, count: u64) -> Result<()> {
-    cluster.servers.iter().try_for_each(|server| has(server, count))
+    cluster.servers.iter().try_for_each(|server| until_has(server, count))
 }
 
 /// What a publisher says without a majority. It depends on what its server knows of the others by then.
@@ -86,7 +86,7 @@ fn a_server_that_is_cut_off_acknowledges_nothing() -> Result<()> {
     ensure_no_majority(&error)?;
     succeeds(command_at(other, "order-publisher", &format!("{ORDERS} --count 20")))?;
     // A follower hears of the last one a moment later.
-    has(other, 120)?;
+    until_has(other, 120)?;
     cluster.heal();
     until_all_have(&cluster, 120)?;
     Ok(())

@@ -133,6 +133,7 @@ async fn a_subscriber_is_back_within_a_second_of_the_servers_return() -> Result<
     while late > baseline + Duration::from_secs(1) && outages < 3 {
         server.kill()?;
         subscriber.expect_stderr("lost the connection")?;
+        // Long enough for such a client to be late.
         std::thread::sleep(Duration::from_secs(3));
         server.restart()?;
         let returned = Instant::now();

@@ -529,7 +529,7 @@ async fn a_consumer_whose_server_died_during_its_work_does_not_wait_for_the_next
     server.kill()?;
     assert!(consumer.wait_for(|lines| lines.len() == 2));
     // Time in which it would ask for the next order. Stopped before that, it has nothing to wait for.
-    sleep(Duration::from_secs(1)).await;
+    sleep(Duration::from_millis(200)).await;
     let told = Instant::now();
     let ended = consumer.stop()?;
     ensure!(ended.code() == Some(1), "{ended:?}");

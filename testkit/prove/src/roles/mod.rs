@@ -168,6 +168,13 @@ fn ends_without_nats_server(
     Ok(format!("ended after {}", shown(took)))
 }
 
+/// A copy that has had time to hear that its acknowledgement arrived: it may ask for that after each batch,
+/// and a batch may last for a second or two.
+fn confirmed(idle: Instance) -> Instance {
+    thread::sleep(Duration::from_secs(4));
+    idle
+}
+
 /// After an outage a program has to work again by then.
 const BACK: Duration = Duration::from_secs(5);
 
