@@ -5,7 +5,7 @@ use std::io::Write as _;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use testkit::{Program, example};
+use testkit::{Link, Program, example};
 
 use crate::support::{Queue, consumer, done};
 
@@ -153,8 +153,11 @@ async fn jobs_that_die_again_while_all_are_retried_are_lost() -> Result<()> {
     queue.submit(&format!("bad --count {JOBS} --quiet"))?;
     queue.until_left(0)?;
     assert_eq!(queue.dead().await?.len(), JOBS);
-    let mut admin = Program::spawn(&mut queue.server.command(example("first-job-admin")))?;
-    let ended = admin.wait()?;
+    // Over a line of 5 ms each way it takes seconds: time in which the first ones die again.
+    let link = Link::to(queue.server.port())?;
+    link.delay(Duration::from_millis(5));
+    let mut admin = queue.server.command(example("first-job-admin"));
+    let ended = Program::spawn(admin.env("NATS_URL", link.url()))?.wait()?;
     ensure!(ended.success() && ended.stdout.len() == JOBS, "{ended:?}");
     queue.until_left(0)?;
     let left = queue.dead().await?.len();
