@@ -132,7 +132,7 @@ async fn start(
         storage: plan.storage,
         ..Config::default()
     };
-    jetstream.create_stream(stream).await?;
+    answered(async || jetstream.create_stream(stream.clone()).await).await?;
     let bucket = kv::Config {
         bucket: BUCKET.into(),
         history: 1,
@@ -140,7 +140,8 @@ async fn start(
         storage: plan.storage,
         ..kv::Config::default()
     };
-    jetstream.create_key_value(bucket).await?.put(KEY, "0".into()).await?;
+    let bucket = answered(async || jetstream.create_key_value(bucket.clone()).await).await?;
+    bucket.put(KEY, "0".into()).await?;
 
     let mut tasks = Vec::new();
     for number in 0..PUBLISHERS {
@@ -271,7 +272,8 @@ async fn find(cluster: &Cluster) -> Result<Found> {
     Ok(found)
 }
 
-/// Asks again and again: the servers may not have noticed yet that a leader has gone.
+/// Asks again and again. The servers may not have noticed yet that a leader has gone; and they give no
+/// copy to a server that has not yet told them of itself, which a new one does after some time.
 async fn answered<T, E: Into<Error>>(ask: impl AsyncFn() -> Result<T, E>) -> Result<T> {
     let deadline = Instant::now() + RECOVERY;
     loop {

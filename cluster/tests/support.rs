@@ -1,12 +1,14 @@
 //! Programs of the playground against a cluster.
 
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use async_nats::ServerAddr;
 use async_nats::jetstream::stream::Config;
 use async_nats::jetstream::{self, Context as JetStream};
 use testkit::{Cluster, Ended, Program, Server};
+use tokio::time::sleep;
 
 /// A program that may connect to each server of the cluster.
 pub fn command(cluster: &Cluster, program: &str, args: &str) -> Command {
@@ -59,7 +61,12 @@ pub async fn client(urls: &str) -> Result<JetStream> {
 pub async fn set_replicas(jetstream: &JetStream, stream: &str, count: usize) -> Result<()> {
     let mut stream = jetstream.get_stream(stream).await?;
     let config = Config { num_replicas: count, ..stream.cached_info().config.clone() };
-    jetstream.update_stream(config).await?;
+    // Refused until each server that is to have a copy has told the others of itself.
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while let Err(error) = jetstream.update_stream(config.clone()).await {
+        ensure!(Instant::now() < deadline, "{error}");
+        sleep(Duration::from_millis(100)).await;
+    }
     loop {
         let cluster = stream.info().await?.cluster.clone();
         let copies = cluster.map(|cluster| cluster.replicas).unwrap_or_default();
